@@ -1,0 +1,1 @@
+"""How a new specialist is made: checked examples, LoRA training, a report."""

@@ -1,0 +1,1 @@
+"""Which versions of which specialists exist: cards, adapter checks, the local store, bundled ones."""

@@ -1,0 +1,1 @@
+"""Which specialist answers a question, and answering it."""

@@ -1,0 +1,249 @@
+"""From a question to an answer: decide who answers, generate, and read the answer out of the text."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from registry.store import Store, Version, verify
+from specialists.parsers import PARSERS
+from specialists.prompts import PROMPTS, messages
+
+if TYPE_CHECKING:
+    from .engine.engine import Engine, Generation, Request
+    from .route import Decision, Entry, Router
+
+BASE_TOKENS = 512  # how far the base may write when it answers alone
+BASE, AUTO = "base", "auto"  # what `specialist` can be besides a name: no specialist, or the one that fits
+HISTORY = 4  # earlier turns that the base sees in a conversation
+
+Turns = Sequence[tuple[str, str]]
+T = TypeVar("T")
+
+
+class Status(StrEnum):
+    """What became of a question. Only `answered` comes from a specialist and holds an answer of its form."""
+
+    ANSWERED = "answered"
+    UNPARSED = "unparsed"
+    TRUNCATED = "truncated"
+    HANDED_ON = "handed_on"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A decision and what came of it.
+
+    answer: the parsed answer, or the whole text where the base answered alone; None if there is none. text:
+    all that was generated. seconds: from the start of generation. notes: what to know of the weights used.
+    """
+
+    decision: Decision
+    status: Status
+    answer: str | None = None
+    text: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable JSON object of `router ask --json`."""
+        return {
+            **self.decision.to_json(),
+            "answer": self.answer,
+            "text": self.text,
+            "status": str(self.status),
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def clean(question: str) -> str:
+    """A question as text: no space around it, U+FFFD for bytes that were no text, no byte-order mark or NUL.
+
+    Raises BadInput when it is empty or too long, without loading anything.
+    """
+    from .route import checked
+
+    text = question.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return checked(text.replace("\0", "").removeprefix("\ufeff"))
+
+
+def undecided(question: str, reason: str) -> Decision:
+    """The decision on what is not a question."""
+    from .route import Decision
+
+    return Decision(question, None, None, None, None, None, (), reason)
+
+
+def later(call: Callable[[], T]) -> Future[T]:
+    """Run a call in a daemon thread, which unlike an executor's does not hold up an interrupted process."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def open_router(store: Store) -> Router:
+    """The router over everything registered. Loads the sentence encoder."""
+    from .embed import load_encoder
+    from .route import Router
+
+    return Router([_entry(version) for version in store.list()], load_encoder())
+
+
+def _entry(version: Version) -> Entry:
+    from .route import Entry
+
+    return Entry(version.card.name, version.card.version, version.card.exemplars)
+
+
+def open_engine(base: str | None) -> Engine:
+    """The engine over a base (None: the configured or default one), whose weights it fetches if need be."""
+    from .engine.base import find_base
+    from .engine.engine import Engine
+
+    return Engine(find_base(base))
+
+
+class Asker:
+    """Answers questions, loading the encoder and the base once and only if they are needed.
+
+    base: where the base weights are (see engine.base.find_base). specialist: a name or name@version that
+    answers whatever is asked, "base" for none, "auto" for the one that fits. fallback: "base" or "none", for
+    questions that fit no specialist. max_new_tokens: in place of what the cards say.
+    """
+
+    def __init__(
+        self,
+        base: str | None = None,
+        specialist: str = AUTO,
+        fallback: str = BASE,
+        max_new_tokens: int | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.store = store or Store()
+        self.fallback = fallback
+        self.max_new_tokens = max_new_tokens
+        self._base = base
+        self._router: Future[Router] | None = None
+        self._engine: Engine | None = None
+        self._notes: dict[str, str | None] = {}  # adapter -> note on its base, once it is loaded
+        self.routed = specialist == AUTO
+        self._forced = None if specialist in (AUTO, BASE) else self.store.resolve(specialist)
+
+    def prepare(self, engine: bool = True) -> None:
+        """Load what answering needs: the encoder in a thread, the base here, where Ctrl-C reaches it."""
+        if self.routed and self._router is None:
+            self._router = later(lambda: open_router(self.store))
+        if engine and not (self.routed and self.fallback == "none"):
+            self._open()
+
+    def decide(self, questions: Sequence[str]) -> list[Decision]:
+        """Who answers each question. Raises BadInput for a question that `clean` refuses."""
+        from .route import Decision
+
+        texts = [clean(question) for question in questions]
+        if not self.routed:
+            entry = _entry(self._forced) if self._forced else None
+            return [Decision.asked_for(text, entry) for text in texts]
+        self.prepare(engine=False)
+        assert self._router is not None
+        return self._router.result().route_many(texts)
+
+    def hands_on(self, decision: Decision) -> bool:
+        """Whether no specialist fits, as opposed to none being wanted."""
+        return self.routed and decision.abstained
+
+    def answer(
+        self,
+        decisions: Sequence[Decision],
+        on_token: Callable[[int, str], None] | None = None,
+        history: Turns = (),
+    ) -> list[Answer]:
+        """Answer decided questions together, in one batch.
+
+        on_token gets the index of the decision and a piece of text. history: earlier (question, answer)
+        turns; only the base sees them, because a specialist was trained on single questions.
+        """
+        wanted = [i for i, decision in enumerate(decisions) if not self._refuses(decision)]
+        answers = [Answer(decision, Status.REFUSED) for decision in decisions]
+        if not wanted:
+            return answers
+        versions = [self._version(decisions[i]) for i in wanted]
+        requests = [
+            self._request(decisions[i].question, version, history)
+            for i, version in zip(wanted, versions, strict=True)
+        ]
+        forward = (lambda index, piece: on_token(wanted[index], piece)) if on_token else None
+        generations = self._open().generate(requests, forward)
+        for i, version, generation in zip(wanted, versions, generations, strict=True):
+            note = self._notes.get(version.ref) if version else None
+            answers[i] = _read(decisions[i], version, generation, (note,) if note else ())
+        return answers
+
+    def _refuses(self, decision: Decision) -> bool:
+        return self.fallback == "none" and self.hands_on(decision)
+
+    def _version(self, decision: Decision) -> Version | None:
+        if decision.specialist is None:
+            return None
+        return self.store.resolve(f"{decision.specialist}@{decision.version}")
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            self._engine = open_engine(self._base)
+        return self._engine
+
+    def _request(self, question: str, version: Version | None, history: Turns) -> Request:
+        from .engine.engine import Request
+
+        if version is None:
+            conversation = messages(PROMPTS["plain"], question)
+            for asked, said in reversed(history[-HISTORY:]):
+                conversation[1:1] = [
+                    {"role": "user", "content": asked},
+                    {"role": "assistant", "content": said},
+                ]
+            return Request(conversation, None, self.max_new_tokens or BASE_TOKENS)
+        self._load(version)
+        length = self.max_new_tokens or version.card.max_new_tokens
+        return Request(messages(version.prompt_text(), question), version.ref, length)
+
+    def _load(self, version: Version) -> None:
+        """Put a version's adapter into the engine, once, when its bytes and its base are right."""
+        from .engine.base import compatible
+
+        if version.ref not in self._notes:
+            engine = self._open()
+            note = compatible(version.card.base, version.card.base_weights, engine.base)
+            verify(version)
+            engine.add(version.ref, version.path)
+            self._notes[version.ref] = note
+
+
+def _read(decision: Decision, version: Version | None, said: Generation, notes: tuple[str, ...]) -> Answer:
+    """What a generation amounts to. Text cut in mid-air is truncated unless it already holds an answer."""
+    if version is None:
+        answer = said.text.strip() or None
+        status = Status.TRUNCATED if said.truncated else Status.HANDED_ON
+    else:
+        answer = PARSERS[version.card.parser](said.text)
+        status = Status.TRUNCATED if said.truncated else Status.UNPARSED
+        if answer is not None:
+            status = Status.ANSWERED
+    return Answer(
+        decision, status, answer, said.text, said.tokens, said.seconds, said.first_token_seconds, notes
+    )

@@ -1,0 +1,1 @@
+"""One base model in memory, and the adapters that run on it."""

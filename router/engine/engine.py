@@ -1,0 +1,265 @@
+"""One base in memory, any number of adapters beside it, and greedy generation over a batch that mixes them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from registry.adapter import check
+from specialists.errors import BadInput
+
+from .base import Base, load_model, load_tokenizer
+from .cache import joined, new_cache
+from .lora import Adapter, Mixer, can_pack, read_adapter, wrap
+
+MAX_BATCH = 64  # rows under way at once
+PREFILL_TOKENS = 4096  # prompt positions, padding included, computed in one forward
+PACK_FROM = 8  # requests from which packing the weights (about a second) pays
+
+OnToken = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Chat messages, the adapter to answer with (None: the bare base), and the most tokens to write."""
+
+    messages: Sequence[dict[str, str]]
+    adapter: str | None = None
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came of a request. `truncated`: it was cut at max_new_tokens or at the model's longest context.
+
+    seconds and first_token_seconds count from when the request's prompt entered the model.
+    """
+
+    text: str
+    tokens: int
+    truncated: bool
+    seconds: float
+    first_token_seconds: float
+
+
+@dataclass
+class _Row:
+    """A request under way."""
+
+    index: int
+    adapter: str | None
+    prompt: list[int]
+    limit: int
+    started: float = 0.0
+    first: float = 0.0
+    written: list[int] = field(default_factory=list)
+    shown: str = ""
+    done: bool = False
+    truncated: bool = False
+
+
+class Engine:
+    """Answers requests with one base. Not safe for use from several threads at once."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self.tokenizer = load_tokenizer(base)
+        self.model = load_model(base)
+        self.layers = wrap(self.model)
+        self.adapters: dict[str, Adapter] = {}
+        self._mixer = Mixer(self.layers, self.adapters)
+        stop = self.model.generation_config.eos_token_id
+        self._stop = set(stop if isinstance(stop, list) else [stop])
+        self._stop.add(self.tokenizer.eos_token_id)
+
+    def add(self, name: str, folder: Path) -> None:
+        """Check an adapter whole against the base and keep it under `name`; raises Damaged with every mismatch."""
+        shapes = {module: (layer.base.out_features, layer.base.in_features) for module, layer in self.layers.items()}
+        info = check(folder, shapes)
+        self.adapters[name] = read_adapter(folder, info, self.model.dtype)
+        self._mixer.forget()
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter."""
+        self.adapters.pop(name, None)
+        self._mixer.forget()
+
+    def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """Token ids of the messages in the base's own chat template, up to where the answer begins."""
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        requests: Sequence[Request],
+        on_token: OnToken | None = None,
+        on_done: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """Answer every request greedily, in the order given. New requests join the batch as others finish.
+
+        on_token(index, text) streams whole characters as they are written; on_done(index, generation) is called as each
+        request ends. Raises BadInput for an adapter that was never added or a prompt longer than the context.
+        """
+        waiting = deque(sorted((self._row(i, r) for i, r in enumerate(requests)), key=lambda row: -len(row.prompt)))
+        if len(requests) >= PACK_FROM and can_pack(self.model):
+            for layer in self.layers.values():
+                layer.pack()
+        results: dict[int, Generation] = {}
+        batch = _Batch(self)
+        while waiting or batch.rows:
+            if waiting and len(batch.alive) <= MAX_BATCH * 3 // 4:
+                batch.join(_take(waiting, MAX_BATCH - len(batch.alive)))
+            else:
+                batch.step()
+            for row in batch.fresh():
+                self._stream(row, on_token)
+                if row.done:
+                    results[row.index] = self._finished(row)
+                    if on_done:
+                        on_done(row.index, results[row.index])
+            batch.drop_finished()
+        return [results[i] for i in range(len(requests))]
+
+    def _row(self, index: int, request: Request) -> _Row:
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise BadInput(f"No adapter {request.adapter!r} is loaded; loaded: {', '.join(self.adapters) or 'none'}.")
+        prompt = self.prompt_ids(request.messages)
+        longest = self.model.config.max_position_embeddings
+        if len(prompt) >= longest:
+            raise BadInput(f"The question has {len(prompt)} tokens and the base reads at most {longest}; shorten it.")
+        return _Row(index, request.adapter, prompt, min(request.max_new_tokens, longest - len(prompt)))
+
+    def _text(self, row: _Row) -> str:
+        text: str = self.tokenizer.decode(row.written, skip_special_tokens=True)
+        return text
+
+    def _stream(self, row: _Row, on_token: OnToken | None) -> None:
+        if on_token is None:
+            return
+        text = self._text(row)
+        if not text.endswith("\ufffd") or row.done:  # else a character is still incomplete
+            on_token(row.index, text[len(row.shown) :])
+            row.shown = text
+
+    def _finished(self, row: _Row) -> Generation:
+        return Generation(
+            self._text(row), len(row.written), row.truncated, time.monotonic() - row.started, row.first - row.started
+        )
+
+    def _advance(self, row: _Row, token: int) -> None:
+        """Take one more token into a row."""
+        if not row.first:
+            row.first = time.monotonic()
+        if token in self._stop:
+            row.done = True
+        else:
+            row.written.append(token)
+            row.done = row.truncated = len(row.written) >= row.limit
+
+
+def _take(waiting: deque[_Row], room: int) -> list[_Row]:
+    """The next rows to prefill together: one adapter's, while they fit the room and the prefill."""
+    taken = [waiting.popleft()]
+    while (
+        waiting
+        and len(taken) < room
+        and waiting[0].adapter == taken[0].adapter
+        and (len(taken) + 1) * len(taken[0].prompt) <= PREFILL_TOKENS
+    ):
+        taken.append(waiting.popleft())
+    return taken
+
+
+class _Batch:
+    """Rows decoding together, padded on the left so that all end at the same position."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.rows: list[_Row] = []
+        self._changed: list[_Row] = []
+        self._cache: Any = None
+        self._seen = torch.zeros(0, 0, dtype=torch.bool)  # [rows, positions]: is there a token
+
+    @property
+    def alive(self) -> list[_Row]:
+        return [row for row in self.rows if not row.done]
+
+    def fresh(self) -> list[_Row]:
+        """The rows that got a token in the last join or step."""
+        return self._changed
+
+    def join(self, rows: list[_Row]) -> None:
+        """Prefill rows and put them with the others."""
+        width = max(len(row.prompt) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        seen = torch.zeros(len(rows), width, dtype=torch.bool)
+        now = time.monotonic()
+        for i, row in enumerate(rows):
+            row.started = now
+            ids[i, width - len(row.prompt) :] = torch.tensor(row.prompt)
+            seen[i, width - len(row.prompt) :] = True
+        cache = new_cache(self.engine.model)
+        self.engine._mixer.set([row.adapter for row in rows])
+        tokens = self._forward(ids, seen, cache)
+        self._merge(list(range(len(self.rows))), cache, seen)
+        self.rows += rows
+        self._mix()
+        self._take_tokens(rows, tokens)
+
+    def step(self) -> None:
+        """One token more for every row."""
+        ids = torch.tensor([[row.written[-1] if row.written else 0] for row in self.rows])
+        self._seen = torch.nn.functional.pad(self._seen, (0, 1), value=True)
+        tokens = self._forward(ids, self._seen, self._cache)
+        self._take_tokens(self.rows, tokens)
+
+    def drop_finished(self) -> None:
+        """Forget rows that are done, once they are many enough to be worth copying the others' cache."""
+        done = sum(row.done for row in self.rows)
+        if done and (done == len(self.rows) or 8 * done >= len(self.rows)):
+            keep = [i for i, row in enumerate(self.rows) if not row.done]
+            self._merge(keep, None, None)
+            self.rows = [self.rows[i] for i in keep]
+            self._mix()
+
+    def _mix(self) -> None:
+        if self.rows:
+            self.engine._mixer.set([row.adapter for row in self.rows])
+
+    def _merge(self, keep: list[int], cache: Any, seen: Tensor | None) -> None:
+        old = self._seen[torch.tensor(keep, dtype=torch.long)]
+        if not keep and cache is None:
+            self._cache, self._seen = None, torch.zeros(0, 0, dtype=torch.bool)
+            return
+        start = int(old.int().argmax(1).min()) if keep else old.shape[1]
+        old = old[:, start:]
+        width = max(old.shape[1], seen.shape[1] if seen is not None else 0)
+        self._cache = joined(self._cache, keep, cache, start, width)
+        parts = [part for part in (old if keep else None, seen) if part is not None]
+        self._seen = torch.cat([torch.nn.functional.pad(part, (width - part.shape[1], 0)) for part in parts])
+
+    def _forward(self, ids: Tensor, seen: Tensor, cache: Any) -> list[int]:
+        """The most likely next token of every row."""
+        positions = (seen.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        model = self.engine.model
+        attend: Tensor | None = seen.long()
+        hidden = model.model(
+            input_ids=ids, attention_mask=attend, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1:]
+        chosen: list[int] = model.lm_head(hidden)[:, -1].argmax(-1).tolist()
+        return chosen
+
+    def _take_tokens(self, rows: list[_Row], tokens: list[int]) -> None:
+        self._changed = [row for row in rows if not row.done]
+        for row, token in zip(rows, tokens, strict=True):
+            if not row.done:
+                self.engine._advance(row, token)

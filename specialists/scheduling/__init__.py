@@ -1,0 +1,85 @@
+"""Meeting rooms: do meetings fit, how many rooms are needed, when can a new meeting start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from random import Random
+
+from ..domain import Task, Verdict, draw
+from ..errors import BadInput
+from .problems import Problem, answer, full_range, half_hour, label, seeds
+from .wording import wording
+from .worked import worked
+
+RANGES: dict[str, Callable[[Random], Problem]] = {"full": full_range, "half-hour": half_hour, "seeds": seeds}
+
+
+class Scheduling:
+    """The scheduling domain; `variant` is full (the default), half-hour, or seeds (see problems.py)."""
+
+    prompt = "scheduling"
+    parser = "scheduling"
+    max_new_tokens = 1200
+
+    def __init__(self, variant: str = "full") -> None:
+        if variant not in RANGES:
+            raise BadInput(f"scheduling has no variant {variant!r}; use one of {', '.join(RANGES)}.")
+        self.variant = variant
+        self.name = "scheduling" if variant == "full" else f"scheduling:{variant}"
+
+    def task(self, split: str, index: int) -> Task:
+        if self.variant == "seeds":  # its distribution is the point: not thinned out by split
+            return self._make(Random(f"{self.name}/{split}/{index}"))
+        return draw(self.name, split, index, self._make)
+
+    def _make(self, rng: Random) -> Task:
+        problem = RANGES[self.variant](rng)
+        return Task(
+            domain=self.name,
+            kind=problem.kind,
+            question=wording(problem, rng),
+            answer=answer(problem),
+            key=problem.key(),
+            difficulty=problem.difficulty,
+            label=label(problem),
+            facts={"problem": problem},
+        )
+
+    def verify(self, task: Task, answer: str | None) -> Verdict:
+        if answer is None:
+            return Verdict.UNPARSED
+        return Verdict.RIGHT if answer == task.answer else Verdict.WRONG
+
+    def worked(self, task: Task) -> str:
+        return worked(task.facts["problem"])
+
+    def heuristics(self) -> Mapping[str, Callable[[Task], str]]:
+        """Shortcuts that never compare two meetings."""
+        return {
+            "meetings <= rooms + 2": lambda task: _by_count(task, 2),
+            "meetings <= 2 * rooms": lambda task: _by_count(task, None),
+            "total hours against rooms": _by_load,
+        }
+
+    def exemplars(self) -> list[str]:
+        text = files(__package__).joinpath("exemplars.txt").read_text(encoding="utf-8")
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _by_count(task: Task, extra: int | None) -> str:
+    problem: Problem = task.facts["problem"]
+    n, rooms = len(problem.meetings), problem.rooms or 0
+    if problem.kind == "fits":
+        return "YES" if n <= (2 * rooms if extra is None else rooms + extra) else "NO"
+    return str((n + 2) // 3) if problem.kind == "rooms" else "none"
+
+
+def _by_load(task: Task) -> str:
+    """Total meeting time over the time from first start to last end: the mean number under way."""
+    problem: Problem = task.facts["problem"]
+    hours = max(e for _, e in problem.meetings) - min(s for s, _ in problem.meetings)
+    load = sum(e - s for s, e in problem.meetings) / hours
+    if problem.kind == "fits":
+        return "YES" if load <= 0.55 * (problem.rooms or 0) else "NO"
+    return str(max(1, round(load * 1.6))) if problem.kind == "rooms" else "none"

@@ -1,0 +1,137 @@
+"""Small adapters and cards, made without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from registry.card import Card
+from registry.store import Store
+
+# Other work on the machine must not fail a test: what an example may take is not measured.
+settings.register_profile("registry", deadline=None)
+settings.load_profile("registry")
+
+BASE = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+SHAPES = {  # (out, in), by module; lm_head is there to be left alone
+    f"model.layers.{layer}.{module}": shape
+    for layer in range(2)
+    for module, shape in {
+        "self_attn.q_proj": (6, 6),
+        "self_attn.v_proj": (2, 6),
+        "mlp.down_proj": (6, 10),
+    }.items()
+} | {"lm_head": (20, 6)}
+TARGETS = ["down_proj", "q_proj", "v_proj"]
+
+Tensors = dict[str, np.ndarray]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], bf16: bool = False) -> None:
+    """A safetensors file, byte by byte as specified; bf16 keeps the upper half of each float32."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    body = b""
+    for name, array in sorted(tensors.items()):
+        if bf16:
+            data, dtype = (array.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes(), "BF16"
+        else:
+            data, dtype = array.tobytes(), f"{array.dtype.kind.upper()}{8 * array.dtype.itemsize}"
+        span = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": span}
+        body += data
+    head = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + body)
+
+
+def make_tensors(rank: int = 2, seed: int = 0) -> Tensors:
+    """Every target of SHAPES, in float32."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for module, (rows, columns) in SHAPES.items():
+        if module != "lm_head":
+            stem = f"base_model.model.{module}"
+            tensors[f"{stem}.lora_A.weight"] = rng.standard_normal((rank, columns), dtype=np.float32)
+            tensors[f"{stem}.lora_B.weight"] = rng.standard_normal((rows, rank), dtype=np.float32)
+    return tensors
+
+
+def make_adapter(
+    folder: Path,
+    tensors: Mapping[str, np.ndarray] | None = None,
+    bf16: bool = False,
+    seed: int = 0,
+    **config: Any,
+) -> Path:
+    """A PEFT folder; keywords change its configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": BASE,
+        "r": 2,
+        "lora_alpha": 4,
+        "bias": "none",
+        "target_modules": TARGETS,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(written | config))
+    write_tensors(
+        folder / "adapter_model.safetensors", make_tensors(seed=seed) if tensors is None else tensors, bf16
+    )
+    return folder
+
+
+def make_card(folder: Path, **changes: Any) -> Card:
+    """A card for the adapter in a folder."""
+    values: dict[str, Any] = {
+        "name": "scheduling",
+        "version": "1.0.0",
+        "description": "Meeting rooms",
+        "base": BASE,
+        "base_weights": "ab" * 32,
+        "adapter": hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest(),
+        "prompt": "scheduling",
+        "parser": "scheduling",
+        "exemplars": ("Do 2 rooms cover 9-10 and 9:30-11?", "Reichen 3 Räume von 9–10 Uhr?"),
+        "lineage": {"teacher": "solver", "seed": 7},
+    }
+    return Card(**values | changes)
+
+
+@pytest.fixture(name="make_adapter")
+def _make_adapter() -> Callable[..., Path]:
+    return make_adapter
+
+
+@pytest.fixture(name="make_card")
+def _make_card() -> Callable[..., Card]:
+    return make_card
+
+
+@pytest.fixture(name="make_tensors")
+def _make_tensors() -> Callable[..., Tensors]:
+    return make_tensors
+
+
+@pytest.fixture
+def shapes() -> dict[str, tuple[int, int]]:
+    """The linear layers of the base that the small adapters are for."""
+    return dict(SHAPES)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A sound adapter folder."""
+    return make_adapter(tmp_path / "adapter")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store with nothing bundled."""
+    return Store(tmp_path / "store", bundled=tmp_path / "bundled")
