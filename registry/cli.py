@@ -115,8 +115,8 @@ def _measured(report: dict[str, Any]) -> dict[str, object]:
 def register(path: Path, prompt: str | None, **options: Any) -> None:
     """Add a specialist from an adapter folder.
 
-    PATH is a folder with a card, or a plain PEFT adapter: then --name, --exemplars and --prompt are needed. The
-    name of an unregistered bundled specialist brings that back.
+    PATH is a folder with a card, or a plain PEFT adapter: then --name, --exemplars and --prompt are needed.
+    The name of an unregistered bundled specialist brings that back.
     """
     from .store import Store
 

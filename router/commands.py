@@ -76,8 +76,8 @@ def _answering(command: F) -> F:
 def ask(question: tuple[str, ...], explain: bool, as_json: bool, **options: Any) -> int:
     """Answer a question with the specialist that fits it.
 
-    The answer goes to stdout, the worked steps and remarks to stderr. Without QUESTION it is read from standard
-    input; with - every line is a question, and one JSON object a line comes out, in order.
+    The answer goes to stdout, the worked steps and remarks to stderr. Without QUESTION it is read from
+    standard input; with - every line is a question, and one JSON object a line comes out, in order.
     """
     from .ask import Asker, Status, clean
 
@@ -91,7 +91,9 @@ def ask(question: tuple[str, ...], explain: bool, as_json: bool, **options: Any)
     if as_json:
         print_json(answer.to_json())
     if answer.status is Status.REFUSED:
-        raise Refused(f"No specialist fits this question ({answer.decision.reason}); allow --fallback base.")
+        raise Refused(
+            f"This question was refused ({answer.decision.reason}); rephrase it, or allow --fallback base."
+        )
     return 0 if answer.status in (Status.ANSWERED, Status.HANDED_ON) else NO_ANSWER
 
 
@@ -103,7 +105,7 @@ def _ask(asker: Asker, text: str, explain: bool, quiet: bool = False, history: A
     if explain:
         explain_route(decision)
     if asker.hands_on(decision) and asker.fallback == "base" and not quiet:
-        note(f"no specialist fits ({decision.reason}); the base answers without an adapter.")
+        note(f"{decision.reason}: the base answers, without an adapter.")
     page = Page(decision, explain)
     (answer,) = asker.answer([decision], None if quiet else page.token, history)
     if not quiet and answer.status is not Status.REFUSED:
@@ -152,8 +154,8 @@ def _ask_lines(asker: Asker) -> None:
 def route(question: tuple[str, ...], explain: bool, as_json: bool) -> None:
     """Name the specialist for a question, without answering it.
 
-    Without QUESTION it is read from standard input; with - every line is a question, and one JSON object a line
-    comes out, in order.
+    Without QUESTION it is read from standard input; with - every line is a question, and one JSON object a
+    line comes out, in order.
     """
     from .ask import Asker, clean
 

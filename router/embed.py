@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -101,7 +102,7 @@ def _sentence_transformers(folder: Path) -> Callable[[Sequence[str]], Array]:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise Unavailable(
-            f"The encoder in {folder} needs sentence-transformers ({error}); install it or use all-MiniLM-L6-v2."
+            f"The encoder in {folder} needs sentence-transformers ({error}); install it or use the default."
         ) from error
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
@@ -156,8 +157,6 @@ def cached_vectors(encoder: Encoder, texts: Sequence[str]) -> Array:
     vectors = encoder.embed(texts)
     buffer = io.BytesIO()
     np.save(buffer, vectors)
-    try:
+    with suppress(Unavailable):
         write_atomic(path, buffer.getvalue())
-    except Unavailable:
-        pass
     return vectors

@@ -59,7 +59,7 @@ def question_from(words: tuple[str, ...]) -> str:
 
 
 def batches() -> Iterator[list[str]]:
-    """Lines of standard input: as many as are there, up to BATCH, so that a slow writer is answered as it goes."""
+    """Lines of standard input, as many as are there up to BATCH: a slow writer is answered as it goes."""
     lines: queue.Queue[bytes | None] = queue.Queue(maxsize=4 * BATCH)
     stdin = sys.stdin.buffer
 

@@ -143,7 +143,7 @@ class Router:
         return self.route_many([question])[0]
 
     def route_many(self, questions: Sequence[str]) -> list[Decision]:
-        """The decisions on many questions, embedded together. Raises BadInput as `route` does, before any work."""
+        """The decisions on many questions, embedded together. Raises BadInput as `route` does."""
         texts = [checked(question) for question in questions]
         if not texts:
             return []

@@ -43,13 +43,13 @@ class Scores:
         return kernel
 
     def of(self, vectors: Vectors) -> Array:
-        """Scores [n, specialists + 1], about 1 for the class a vector belongs to; the last column is the background."""
+        """Scores [n, specialists + 1], about 1 for the class of a vector, the background last."""
         scores: Array = self._kernel(vectors) @ self._dual
         return scores
 
     @cached_property
     def of_background(self) -> Array:
-        """What each background question would score had it not been among the points (leave-one-out, exact) [m, .]."""
+        """Scores of the background questions, each as if it were not among the points (leave-one-out)."""
         start = self._first_background
         inverse = cho_solve(self._factor, np.eye(len(self.points)))
         left_out: Array = self._targets[start:] - self._dual[start:] / np.diag(inverse)[start:, None]

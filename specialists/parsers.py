@@ -40,7 +40,7 @@ def scheduling(text: str) -> str | None:
     if word:
         said = word[1].lower()
         return said if said == "none" else said.upper()
-    number = re.match(r"(\d+)(?:\s+rooms?)?$", answer)
+    number = re.match(r"(\d{1,4})(?:\s+rooms?)?$", answer)
     if number:
         return str(int(number[1]))
     ranges = []

@@ -145,9 +145,12 @@ class FakeEngine:
         self.added[name] = folder
 
     def generate(
-        self, requests: Sequence[Any], on_token: Callable[[int, str], None] | None = None
+        self,
+        requests: Sequence[Any],
+        on_token: Callable[[int, str], None] | None = None,
+        on_done: Callable[[int, Any], None] | None = None,
     ) -> list[SimpleNamespace]:
-        said = []
+        said: list[SimpleNamespace] = []
         for index, request in enumerate(requests):
             assert request.adapter is None or request.adapter in self.added, (
                 f"{request.adapter} was never added"
@@ -169,6 +172,8 @@ class FakeEngine:
                     first_token_seconds=0.1,
                 )
             )
+            if on_done:
+                on_done(index, said[-1])
         return said
 
 
@@ -196,3 +201,50 @@ class FakeEncoder:
 def fake_encoder() -> FakeEncoder:
     """An encoder without a model."""
     return FakeEncoder()
+
+
+class FakeRouter:
+    """Routes a question to "colours" when it holds that word, and abstains otherwise."""
+
+    def route_many(self, questions: Sequence[str]) -> list[Any]:
+        from router.route import Decision, Nearest
+
+        near = (Nearest("Which colours are warm?", "colours", 0.8),)
+        return [
+            Decision(text, "colours", "1.0.0", 0.97, 0.5, ("dates", 0.02), near, "colours reaches 0.97")
+            if "colour" in text
+            else Decision(text, None, None, 0.31, 0.5, ("colours", 0.31), near, "no specialist reaches 0.50")
+            for text in questions
+        ]
+
+
+@pytest.fixture
+def served(
+    fake_engine: FakeEngine,
+    tiny_adapter: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> FakeEngine:
+    """A machine whose only specialist is colours@1.0.0, with a fake router and a fake engine: the latter."""
+    from registry import store
+    from registry.card import Card
+    from registry.version import sha256
+    from router import ask
+
+    monkeypatch.setattr(store, "files", lambda package: tmp_path / "nothing-bundled")
+    folder = tiny_adapter("colours")
+    card = Card(
+        name="colours",
+        version="1.0.0",
+        description="colours and their names",
+        base=fake_engine.base.id,
+        base_weights=fake_engine.base.weights,
+        adapter=sha256(folder / "adapter_model.safetensors"),
+        prompt="plain",
+        parser="answer_line",
+        exemplars=("Which colours are warm?",),
+    )
+    store.Store().publish(folder, card)
+    monkeypatch.setattr(ask, "open_engine", lambda base: fake_engine)
+    monkeypatch.setattr(ask, "open_router", lambda store: FakeRouter())
+    return fake_engine

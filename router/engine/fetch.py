@@ -83,14 +83,17 @@ def _weights(id: str, revision: str | None) -> None:
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     info = HfApi().model_info(id, revision=revision, files_metadata=True)
-    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=id, repo_type="model") / "blobs"
+    repository = repo_folder_name(repo_id=id, repo_type="model")
+    blobs = Path(constants.HF_HUB_CACHE) / repository / "blobs"
+    locks = Path(constants.HF_HUB_CACHE) / ".locks" / repository  # where the client has its own
     for file in info.siblings or []:
         if not file.rfilename.endswith(".safetensors") or file.lfs is None:
             continue
         blob = blobs / file.lfs.sha256
         partial = blobs / f"{file.lfs.sha256}.part"
-        blobs.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{partial}.lock"):
+        for folder in (blobs, locks):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{partial.name}.lock"):
             if blob.exists():
                 continue
             with partial.open("ab") as out:

@@ -13,6 +13,7 @@ from .wording import wording
 from .worked import worked
 
 RANGES: dict[str, Callable[[Random], Problem]] = {"full": full_range, "half-hour": half_hour, "seeds": seeds}
+LONGEST = {"full": 1400, "half-hour": 640, "seeds": 480}  # tokens: the longest worked solution and a fifth more
 
 
 class Scheduling:
@@ -20,12 +21,13 @@ class Scheduling:
 
     prompt = "scheduling"
     parser = "scheduling"
-    max_new_tokens = 1200
+    unthinned = ("scheduling:seeds",)  # variants whose test items training must be told to leave out
 
     def __init__(self, variant: str = "full") -> None:
         if variant not in RANGES:
             raise BadInput(f"scheduling has no variant {variant!r}; use one of {', '.join(RANGES)}.")
         self.variant = variant
+        self.max_new_tokens = LONGEST[variant]
         self.name = "scheduling" if variant == "full" else f"scheduling:{variant}"
 
     def task(self, split: str, index: int) -> Task:

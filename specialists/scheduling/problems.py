@@ -141,7 +141,10 @@ def _search(rng: Random, kind: str, difficulty: str, n: int, step: int) -> Probl
     rooms = None if kind == "rooms" else rng.randint(1, min(n - 1, 5 if kind == "fits" else 3))
     while True:
         first = rng.choice((7, 8, 8, 9, 9, 10)) * 60
-        day = (first, first + 60 * rng.randint(3 if kind != "slots" else 5, 10))
+        hours = rng.randint(3, 10) if kind != "slots" else rng.randint(5, 10)
+        if wanted == "slots 0" and n <= 8:  # a short day: few meetings rarely fill a long one
+            hours = rng.randint(2, 4)
+        day = (first, first + 60 * hours)
         longest = rng.choice((30, 60, 60, 90, 120, 180))
         minutes = rng.choice(LENGTHS) if kind == "slots" else 0
         if step == 30 and minutes in (15, 20, 45):

@@ -322,6 +322,16 @@ def test_bundled_is_hidden_and_shown_again(
     assert len(store.versions("scheduling")) == 2
 
 
+def test_the_bundled_store_is_filled_by_the_store_itself(
+    tmp_path: Path, adapter: Path, make_card: Callable[..., Card]
+) -> None:
+    """As registry/bundled/README.md says: the same folder as both."""
+    shipped = Store(tmp_path / "bundled", bundled=tmp_path / "bundled")
+    version = shipped.publish(adapter, make_card(adapter))
+    assert shipped.publish(adapter, make_card(adapter)).card == version.card
+    assert shipped.list() == shipped.versions("scheduling") == [version]
+
+
 def test_the_own_copy_stands_in_for_a_damaged_bundled_one(
     store: Store, bundled: Version, adapter: Path, make_card: Callable[..., Card]
 ) -> None:

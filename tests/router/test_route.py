@@ -1,0 +1,195 @@
+"""Routing: decisions explain themselves, and the hand-written questions find their specialist."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.calibrate import Calibrator, background, deal, fit, measure, phrasings, shipped
+from router.embed import Encoder, load_encoder
+from router.route import MAX_CHARACTERS, Entry, Router
+from router.scores import Scores, features
+from specialists.domain import BUILT_IN, load
+from specialists.errors import BadInput
+
+QUESTIONS = Path(__file__).with_name("questions.jsonl")
+ROWS = [json.loads(line) for line in QUESTIONS.read_text("utf-8").splitlines()]
+KEYS = ["question", "specialist", "version", "confidence", "threshold", "runner_up", "exemplars", "reason"]
+COOKING = Entry(
+    "cooking", "1.0.0", ("how do I bake bread", "bake a cake with eggs", "bread recipe with yeast")
+)
+CHESS = Entry(
+    "chess", "2.1.0", ("which chess opening is best", "checkmate with a rook", "chess endgame with a rook")
+)
+KNOWING = Calibrator(8.0, 2.0, -3.0, 0.5)  # for the fake encoder of hashed words
+
+
+def test_a_decision_explains_itself(fake_encoder: Encoder) -> None:
+    decision = Router([COOKING, CHESS], fake_encoder, KNOWING).route("  how do I bake a cake ")
+    assert decision.specialist == "cooking" and decision.version == "1.0.0" and not decision.abstained
+    assert decision.confidence is not None and decision.confidence >= 0.5 == decision.threshold
+    assert decision.runner_up is not None and decision.runner_up[0] == "chess"
+    assert decision.runner_up[1] < decision.confidence
+    similarities = [near.similarity for near in decision.exemplars]
+    assert decision.exemplars[0].specialist == "cooking" and similarities == sorted(
+        similarities, reverse=True
+    )
+    assert list(decision.to_json()) == KEYS
+    assert json.loads(json.dumps(decision.to_json()))["question"] == "how do I bake a cake"
+
+
+def test_it_abstains_below_the_threshold(fake_encoder: Encoder) -> None:
+    decision = Router([COOKING, CHESS], fake_encoder, KNOWING).route("zzz qqq xxx")
+    assert decision.abstained and decision.version is None
+    assert decision.confidence is not None and decision.confidence < 0.5
+    assert decision.runner_up is not None and decision.runner_up[1] == decision.confidence
+    assert decision.runner_up[0] in decision.reason
+    assert decision.to_json()["specialist"] is None
+
+
+def test_one_specialist_alone_is_told_from_the_background(fake_encoder: Encoder) -> None:
+    router = Router([CHESS], fake_encoder, KNOWING)
+    decision = router.route("checkmate with a rook in chess")
+    assert decision.specialist == "chess" and decision.runner_up is None
+    assert router.route(background()[0]).abstained
+
+
+def test_without_specialists_everything_is_refused(fake_encoder: Encoder) -> None:
+    decision = Router([], fake_encoder).route("hello")
+    assert decision.abstained and decision.runner_up is None and decision.exemplars == ()
+    assert "no specialist is registered" in decision.reason
+
+
+def test_a_background_question_can_become_what_a_specialist_is_for(fake_encoder: Encoder) -> None:
+    taken = background()[40:48]
+    router = Router([Entry("taken", "1.0.0", taken), CHESS], fake_encoder, KNOWING)
+    assert [decision.specialist for decision in router.route_many(taken)] == ["taken"] * 8
+
+
+def test_many_questions_are_routed_as_one_by_one(fake_encoder: Encoder) -> None:
+    router = Router([COOKING, CHESS], fake_encoder, KNOWING)
+    texts = ["bread recipe", "rook endgame", "what now", "bread recipe"]
+    assert router.route_many(texts) == [router.route(text) for text in texts]
+    assert router.route_many([]) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "says"), [("", "empty"), (" \n\t", "empty"), ("x" * 50_000, f"{MAX_CHARACTERS:,}")]
+)
+def test_what_is_no_question(fake_encoder: Encoder, question: str, says: str) -> None:
+    router = Router([COOKING], fake_encoder)
+    with pytest.raises(BadInput, match=says):
+        router.route(question)
+    with pytest.raises(BadInput, match=says):
+        router.route_many(["fine", question])
+
+
+def test_entries_that_cannot_be_routed_to(fake_encoder: Encoder) -> None:
+    with pytest.raises(BadInput, match="mute has no exemplars"):
+        Router([Entry("mute", "1.0.0", ())], fake_encoder)
+    with pytest.raises(BadInput, match="chess more than once"):
+        Router([CHESS, COOKING, CHESS], fake_encoder)
+
+
+def units(rng: np.random.Generator, centre: int, n: int) -> np.ndarray:
+    rows = rng.normal(scale=0.3, size=(n, 8)) + 2 * np.eye(8)[centre]
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@given(
+    scores=st.lists(st.lists(st.floats(-1, 2), min_size=2, max_size=6), min_size=1, max_size=3).filter(
+        lambda rows: len({len(row) for row in rows}) == 1
+    )
+)
+def test_features_are_the_score_and_its_lead_over_the_best_other(scores: list[list[float]]) -> None:
+    found = features(np.array(scores))
+    for row, got in zip(scores, found, strict=True):
+        for i in range(len(row) - 1):
+            others = row[:i] + row[i + 1 :]
+            assert got[i, 0] == row[i] and got[i, 1] == pytest.approx(row[i] - max(others))
+
+
+def test_leaving_one_out_is_the_same_as_scoring_without_it() -> None:
+    rng = np.random.default_rng(0)
+    shown, outside = [units(rng, 0, 5), units(rng, 1, 5)], units(rng, 2, 6)
+    whole = Scores(shown, outside)
+    # A zero weight removes a point; the closed form keeps the other weights, so does this reference.
+    kernel, weight = (
+        whole._kernel(whole.points),
+        np.repeat([16 / (3 * 5), 16 / (3 * 5), 16 / (3 * 6)], [5, 5, 6]),
+    )
+    rest = np.arange(16) != 10
+    dual = np.linalg.solve(
+        kernel[np.ix_(rest, rest)] + 0.1 * np.diag(1 / weight[rest]),
+        np.eye(3)[np.repeat([0, 1, 2], [5, 5, 6])][rest],
+    )
+    np.testing.assert_allclose(whole.of_background[0], kernel[10, rest] @ dual, atol=1e-6)
+
+
+def test_a_fit_on_some_specialists_serves_one_it_never_saw() -> None:
+    rng = np.random.default_rng(0)
+    questions = {f"s{i}": units(rng, i, 30) for i in range(5)}
+    outside = np.concatenate([units(rng, i, 20) for i in (6, 7)])
+    seen = {name: rows for name, rows in questions.items() if name != "s4"}
+    curve = fit([deal(rng, seen, {}, outside) for _ in range(20)])
+    figures = measure(
+        curve, [deal(rng, questions, {}, outside, chosen=["s4", "s1"], few=6) for _ in range(5)]
+    )
+    assert (
+        figures["top1"] > 0.98 and figures["in_scope_refused"] < 0.1 and figures["out_of_scope_refused"] > 0.9
+    )
+
+
+def test_no_test_question_was_fitted_on_and_there_are_enough() -> None:
+    counts = Counter(row["specialist"] for row in ROWS)
+    assert all(counts[name] >= 110 for name in BUILT_IN) and counts[None] >= 120
+    asked = [row["question"].strip().lower() for row in ROWS]
+    fitted = [text.strip().lower() for texts in phrasings().values() for text in texts]
+    fitted += [text.strip().lower() for text in background()]
+    exemplars = [text.strip().lower() for name in BUILT_IN for text in load(name).exemplars()]
+    assert len(set(asked)) == len(asked)
+    assert not set(asked) & set(fitted) and not set(asked) & set(exemplars)
+    assert len(background()) >= 150
+
+
+@cache
+def encoder() -> Encoder:
+    return load_encoder()
+
+
+@pytest.mark.slow
+def test_no_test_question_is_nearly_one_that_was_fitted_on() -> None:
+    fitted = [text for texts in phrasings().values() for text in texts] + list(background())
+    fitted += [text for name in BUILT_IN for text in load(name).exemplars()]
+    asked = [row["question"] for row in ROWS]
+    near = encoder().embed(asked) @ encoder().embed(fitted).T
+    too_near = [(asked[i], fitted[j]) for i, j in np.argwhere(near > 0.95)]
+    assert not too_near
+
+
+@pytest.mark.slow
+def test_the_hand_written_questions_find_their_specialist() -> None:
+    """The figures the router is to reach; benchmarks/routing.py reports the same questions in full."""
+    entries = [Entry(name, "1.0.0", tuple(load(name).exemplars())) for name in BUILT_IN]
+    decisions = Router(entries, encoder()).route_many([row["question"] for row in ROWS])
+    pairs = [(decision, row["specialist"]) for decision, row in zip(decisions, ROWS, strict=True)]
+    inside = [(decision, gold) for decision, gold in pairs if gold]
+    outside = [decision for decision, gold in pairs if not gold]
+    best = [decision.specialist or (decision.runner_up or ("",))[0] for decision, _ in inside]
+    assert np.mean([name == gold for name, (_, gold) in zip(best, inside, strict=True)]) >= 0.97
+    assert np.mean([decision.abstained for decision, _ in inside]) <= 0.05
+    assert np.mean([decision.abstained for decision in outside]) >= 0.85
+
+
+def test_the_shipped_calibrator_is_usable() -> None:
+    curve = shipped()
+    assert 0 < curve.threshold < 1
+    sure, unsure = curve.confidence(np.array([[1.0, 0.0, 0.0], [0.1, 0.05, 0.9]])).max(axis=1)
+    assert sure > curve.threshold > unsure
