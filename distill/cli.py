@@ -73,9 +73,9 @@ def train(
     card = card_of(found, weights, out, facts)
     _write(out, card)
     if test:
-        from router.evaluate import human, run
+        from router.evaluate import human, open_tools, run
 
-        result = run([domain], n=test, adapter=out, progress=sys.stderr.isatty())
+        result = run([domain], test, adapter=out, progress=sys.stderr.isatty(), tools=open_tools(base))
         click.echo(human(result), err=True, nl=False)
         (report,) = result["domains"].values()
         _write(out, replace(card, report=report))
@@ -92,12 +92,12 @@ def card_of(domain: Domain, base: Base, folder: Path, facts: dict[str, Any]) -> 
     from registry.store import Store
     from registry.version import sha256
 
-    version = "1.0.0"
+    name, version = domain.name.partition(":")[0], "1.0.0"  # a variant is still that domain's specialist
     with suppress(BadInput):  # there is none of that name yet
-        newest = max(version_key(known.card.version) for known in Store().versions(domain.name))
+        newest = max(version_key(known.card.version) for known in Store().versions(name))
         version = "{}.{}.{}".format(*newest[:2], newest[2] + 1)
     return Card(
-        name=domain.name,
+        name=name,
         version=version,
         description=f"{domain.name}: trained on {facts['examples']} examples of its own solver",
         base=base.id,

@@ -22,9 +22,18 @@ class _Lora(torch.autograd.Function):
     """y = x W' + b + s (x A') B', with one pass over y and nothing kept but x and x A'."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        weight_t: Tensor | None,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+    ) -> Tensor:
         low = x @ a.to(x.dtype).t()
-        y = torch.nn.functional.linear(x, weight, bias)
+        y = torch.nn.functional.linear(x, weight, bias) if weight_t is None else x @ weight_t
         y.addmm_(low, b.to(x.dtype).t(), alpha=scale)
         ctx.save_for_backward(x, low, weight, a, b)
         ctx.scale = scale
@@ -41,7 +50,7 @@ class _Lora(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = g @ weight
             grad_x.addmm_(g_low, a.to(g.dtype))
-        return grad_x, None, None, grad_a, grad_b, None
+        return grad_x, None, None, None, grad_a, grad_b, None
 
 
 class LoraLinear(nn.Module):
@@ -51,13 +60,19 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base = base
         self.scale = alpha / rank
+        # oneDNN multiplies into a wider output 1.5 times as fast from weights laid out [in, out]: 0.61 against 0.40
+        # TFLOP/s for 1720 x 896 x 4864 in bf16 on two cores.
+        widens = base.bias is None and base.out_features > base.in_features
+        self.weight_t = base.weight.detach().t().contiguous() if widens else None
         bound = 1 / math.sqrt(base.in_features)  # PEFT's kaiming_uniform_(a=sqrt(5))
         self.lora_A = nn.Parameter((torch.rand(rank, base.in_features, generator=generator) * 2 - 1) * bound)
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        y: Tensor = _Lora.apply(flat, self.base.weight, self.base.bias, self.lora_A, self.lora_B, self.scale)
+        y: Tensor = _Lora.apply(
+            flat, self.base.weight, self.weight_t, self.base.bias, self.lora_A, self.lora_B, self.scale
+        )
         return y.view(*x.shape[:-1], y.shape[-1])
 
 

@@ -140,7 +140,7 @@ class Store:
         with self._staging.writing():
             present = next(self._sound(card.name), None)
             if present and _same(present, card, path, prompt_file):
-                return present
+                return self._publish(path, present.card, prompt_file)  # repairs harmed weights
             places = self._places(card.name) + self._bundled(card.name)
             if places:
                 major, minor, patch = max(version_key(folder.name) for folder, _ in places)

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from .scores import GAMMA, RIDGE, Array, Scores, Vectors, features
 
 ROUNDS = 80
-KEEP = 0.96  # share of in-scope fit questions, hard rounds included, that the threshold lets through
 EXEMPLARS = (6, 10, 20, 25)  # how many exemplars a specialist has in a round
 
 
@@ -127,9 +126,16 @@ def fit(rounds: Sequence[Round]) -> Calibrator:
         np.concatenate(rows), np.concatenate(hits), sample_weight=weight * len(weight) / len(rounds)
     )
     (score, lead), bias = model.coef_[0], model.intercept_[0]
-    curve = Calibrator(float(score), float(lead), float(bias), 0.0)
-    kept = np.concatenate([curve.confidence(one.scores).max(axis=1)[one.right >= 0] for one in rounds])
-    return Calibrator(curve.score_weight, curve.lead_weight, curve.bias, float(np.quantile(kept, 1 - KEEP)))
+    confidences = model.predict_proba(np.concatenate(rows))[:, 1]
+    return Calibrator(float(score), float(lead), float(bias), cut(np.concatenate(hits), confidences, weight))
+
+
+def cut(hits: NDArray[np.bool_], confidences: Array, weight: Array | None = None) -> float:
+    """The threshold with the largest share of hits kept less share of others kept (Youden 1950)."""
+    from sklearn.metrics import roc_curve
+
+    others, kept, thresholds = roc_curve(hits, confidences, sample_weight=weight)
+    return float(thresholds[np.argmax(kept - others)])
 
 
 def measure(curve: Calibrator, rounds: Sequence[Round]) -> dict[str, float]:
@@ -185,7 +191,6 @@ def refit(seed: int = 0) -> dict[str, Any]:
             "rounds": ROUNDS,
             "seed": seed,
             "kernel": {"gamma": GAMMA, "ridge": RIDGE},
-            "in_scope_kept": KEEP,
             "command": "python -m router.calibrate",
         },
         "left_out_checks": checks,

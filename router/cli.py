@@ -87,7 +87,7 @@ class Commands(click.Group):
         except BrokenPipeError as error:  # click would exit with 1, which means something else here
             raise click.exceptions.Exit(CLOSED_PIPE) from error
 
-    def main(  # type: ignore[override]
+    def main(
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,

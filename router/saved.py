@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from specialists.errors import Unavailable
 
-CHUNK = 64  # requests between two saves; a kill -9 loses at most these
+CHUNK = 16  # answers between two saves; a kill -9 loses at most these and those under way
 
 
 class Generation(Protocol):
@@ -104,35 +104,39 @@ def answer(
     saved: Saved,
     on_done: Callable[[], object],
 ) -> dict[str, Answered]:
-    """Answers to all asks by key; generates the missing ones in the order given, saving chunk by chunk.
+    """Answers to all asks by key; generates the missing ones, saving as they come.
 
-    The wall time of a chunk is shared among its answers by their tokens: a batch answers them together.
+    The wall time between two saves is shared among its answers by their tokens: a batch answers them together.
     Stopped in the middle, it saves what was finished.
     """
     missing = list({ask.key: ask for ask in asks if ask.key not in saved.answers}.values())
-    for start in range(0, len(missing), CHUNK):
-        _generate(engine, missing[start : start + CHUNK], saved, on_done)
-    return {ask.key: saved.answers[ask.key] for ask in asks}
-
-
-def _generate(engine: Generates, asks: Sequence[Ask], saved: Saved, on_done: Callable[[], object]) -> None:
+    if not missing:
+        return {ask.key: saved.answers[ask.key] for ask in asks}
     finished: dict[str, Generation] = {}
-
-    def done(index: int, generation: Generation) -> None:
-        finished[asks[index].key] = generation
-        on_done()
-
     begun = perf_counter()
-    try:
-        engine.generate(asks, on_done=done)
-    finally:
-        wall = perf_counter() - begun
+
+    def save() -> None:
+        nonlocal begun
         # One more than the tokens: an answer that ends at once took time as well.
         weights = {key: generation.tokens + 1 for key, generation in finished.items()}
-        whole = sum(weights.values())
+        share = (perf_counter() - begun) / max(1, sum(weights.values()))
         saved.keep(
             {
-                key: Answered(made.text, made.tokens, made.truncated, wall * weights[key] / whole)
+                key: Answered(made.text, made.tokens, made.truncated, share * weights[key])
                 for key, made in finished.items()
             }
         )
+        finished.clear()
+        begun = perf_counter()
+
+    def done(index: int, generation: Generation) -> None:
+        finished[missing[index].key] = generation
+        on_done()
+        if len(finished) >= CHUNK:
+            save()
+
+    try:
+        engine.generate(missing, on_done=done)
+    finally:
+        save()
+    return {ask.key: saved.answers[ask.key] for ask in asks}

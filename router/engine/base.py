@@ -201,8 +201,8 @@ def load_tokenizer(base: Base) -> Any:
     return tokenizer
 
 
-def load_model(base: Base, device: str = "cpu") -> Any:
-    """The causal language model of a base: bf16, eval mode, greedy by default, opened by memory map.
+def load_model(base: Base, device: str = "cpu", dtype: str = "bfloat16") -> Any:
+    """The causal language model of a base: bf16 unless told, eval mode, greedy by default, opened by memory map.
 
     Raises Damaged when the weights cannot be opened or lack tensors the model needs.
     """
@@ -215,7 +215,7 @@ def load_model(base: Base, device: str = "cpu") -> Any:
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             base.path,
-            dtype=torch.bfloat16,
+            dtype=getattr(torch, dtype),
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,

@@ -68,10 +68,10 @@ class _Row:
 class Engine:
     """Answers requests with one base. Not safe for use from several threads at once."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, dtype: str = "bfloat16") -> None:
         self.base = base
         self.tokenizer = load_tokenizer(base)
-        self.model = load_model(base)
+        self.model = load_model(base, dtype=dtype)
         self.layers = wrap(self.model)
         self.adapters: dict[str, Adapter] = {}
         self._mixer = Mixer(self.layers, self.adapters)

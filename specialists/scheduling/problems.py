@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 Meeting = tuple[int, int]
@@ -139,7 +140,11 @@ def _search(rng: Random, kind: str, difficulty: str, n: int, step: int) -> Probl
     """Draw until the label is the one wanted, so that labels are balanced whatever n and rooms are."""
     wanted = _wanted(rng, kind, n)
     rooms = None if kind == "rooms" else rng.randint(1, min(n - 1, 5 if kind == "fits" else 3))
-    while True:
+    for tries in count(1):
+        if kind != "fits" and tries % 200 == 0:  # a rare combination, such as 12 meetings that never overlap
+            n = rng.randint(*HARDEST[difficulty])
+            wanted = _wanted(rng, kind, n)
+            rooms = rooms and rng.randint(1, min(n - 1, 3))
         first = rng.choice((7, 8, 8, 9, 9, 10)) * 60
         hours = rng.randint(3, 10) if kind != "slots" else rng.randint(5, 10)
         if wanted == "slots 0" and n <= 8:  # a short day: few meetings rarely fill a long one
@@ -160,3 +165,4 @@ def _search(rng: Random, kind: str, difficulty: str, n: int, step: int) -> Probl
             continue
         if label(problem) == wanted:
             return problem
+    raise AssertionError("unreachable: count() has no end")

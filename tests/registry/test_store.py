@@ -351,6 +351,11 @@ def test_register_a_plain_adapter(
     assert version.card.base == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
     verify(version)
     assert store.register(adapter, "rooms", exemplars, "scheduling") == version
+    (version.path / "adapter_model.safetensors").write_bytes(
+        b"gone".ljust((adapter / "adapter_model.safetensors").stat().st_size, b"!")
+    )
+    assert store.register(adapter, "rooms", exemplars, "scheduling") == version
+    verify(version)
     other = make_adapter(tmp_path / "other", seed=1)
     assert store.register(other, "rooms", exemplars, "scheduling").ref == "rooms@1.0.1"
     assert (

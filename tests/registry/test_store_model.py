@@ -115,5 +115,5 @@ def machine(make_adapter, make_card, tmp_path):  # type: ignore[no-untyped-def]
 
 def test_the_store_is_a_dictionary(machine: type[RuleBasedStateMachine]) -> None:
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=25, stateful_step_count=20, deadline=None)
+        machine, settings=settings(max_examples=12, stateful_step_count=20, deadline=None)
     )

@@ -191,7 +191,7 @@ from pathlib import Path
 from registry.card import Card
 from registry.store import Store
 store = Store(Path(sys.argv[1]), bundled=Path(sys.argv[1]) / "no-bundled")
-for _ in range(60):
+for _ in range(30):
     store.publish(Path(sys.argv[2]), Card.from_json(sys.argv[3]))
     store.unregister("scheduling@1.0.0")
 """

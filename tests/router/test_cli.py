@@ -69,7 +69,7 @@ def test_listed_help_is_the_commands_own(name: str, run: Run) -> None:
 
 
 def test_help_is_light_and_quick() -> None:
-    """Half a second is the promise: of processor time here, because a busy machine makes any wall time long."""
+    """Half a second is the promise: of processor time here, for a busy machine makes any wall time long."""
     code = (
         "import sys; from router.cli import main\n"
         "try: main()\n"

@@ -63,6 +63,7 @@ def folder(tmp_path: Path) -> Path:
         for name in ("attention.output.LayerNorm", "output.LayerNorm"):
             shapes |= {f"{stem}{name}.weight": (8,), f"{stem}{name}.bias": (8,)}
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    weights |= {name: rows * 0.2 + 1 for name, rows in weights.items() if "LayerNorm.weight" in name}
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
 
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}

@@ -1,0 +1,155 @@
+"""Training on a tiny Qwen2: the mask, the loss, the same bytes again, resumption, and a PEFT folder at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill import train as module
+from distill.checkpoint import load_checkpoint
+from distill.examples import Example, balance, examples, held_out
+from distill.lora import completion_loss
+from distill.train import TrainConfig, batch_loss, encode, train
+from registry.adapter import WEIGHTS, check
+from router.engine.base import Base, find_base, load_model, load_tokenizer
+from specialists.domain import items, load, split_of
+from specialists.errors import BadInput, Damaged
+from specialists.prompts import messages
+
+CONFIG = TrainConfig(rank=2, alpha=4, lr=2e-2, epochs=4, batch_size=2, seed=3)
+
+
+@pytest.fixture
+def base(tiny_base: Path) -> Base:
+    return find_base(str(tiny_base))
+
+
+@pytest.fixture
+def some() -> list[Example]:
+    return [Example(messages("say", word), f"{word}!\nAnswer: {word}", word, "w") for word in ("ab", "cde", "f", "gh")]
+
+
+def test_loss_falls_and_the_same_seed_gives_the_same_bytes(base: Base, some: list[Example], tmp_path: Path) -> None:
+    facts = train(some, base, tmp_path / "a", CONFIG)
+    again = train(some, base, tmp_path / "b", CONFIG)
+    assert sum(facts["loss"][-2:]) < sum(facts["loss"][:2]) and facts["loss"] == again["loss"] and facts["steps"] == 8
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
+    assert len(check(tmp_path / "a").modules) == 14
+    other = train(some, base, tmp_path / "c", TrainConfig(rank=2, alpha=4, epochs=1, batch_size=2, seed=4))
+    assert other["identity"] != facts["identity"]
+    with pytest.raises(BadInput, match="other data or settings"):
+        train(some[:3], base, tmp_path / "a", CONFIG)
+
+
+def test_peft_loads_what_we_train(base: Base, some: list[Example], tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from router.engine.engine import Engine, Request
+
+    train(some, base, tmp_path / "a", CONFIG)
+    engine = Engine(base, dtype="float32")
+    engine.add("a", tmp_path / "a")
+    ids = torch.tensor([engine.prompt_ids(some[0].messages)])
+    plain: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
+    out = PeftModel.from_pretrained(plain, tmp_path / "a").generate(input_ids=ids, max_new_tokens=6, do_sample=False)
+    said = engine.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    assert engine.generate([Request(some[0].messages, "a", 6)])[0].text == said
+
+
+def test_stopped_and_resumed_gives_the_same_bytes(
+    base: Base, some: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(some, base, tmp_path / "whole", CONFIG)
+    real, calls = module.batch_loss, 0
+
+    def stops(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(module, "batch_loss", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train(some, base, tmp_path / "cut", CONFIG)
+    assert not (tmp_path / "cut" / WEIGHTS).exists()
+    with pytest.raises(BadInput, match="unfinished run"):
+        train(some, base, tmp_path / "cut", TrainConfig(rank=4, alpha=4))
+    resumed = train(some, base, tmp_path / "cut", CONFIG)
+    assert calls == 4 + 5 and resumed["loss"] == whole["loss"]
+    assert (tmp_path / "cut" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
+def test_a_cut_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
+    weight = torch.nn.Parameter(torch.zeros(2))
+    with pytest.raises(Damaged, match="delete it to train from the start"):
+        load_checkpoint(tmp_path, {}, [weight], torch.optim.AdamW([weight]))
+
+
+def test_a_divergence_is_one_sentence(
+    base: Base, some: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.batch_loss
+    monkeypatch.setattr(module, "batch_loss", lambda *args: (real(*args)[0] * float("nan"), 1))
+    with pytest.raises(Damaged, match="lower --lr"):
+        train(some, base, tmp_path / "nan", CONFIG)
+
+
+def test_going_on_from_an_adapter(base: Base, some: list[Example], tmp_path: Path) -> None:
+    first = train(some, base, tmp_path / "first", CONFIG)
+    second = train(some, base, tmp_path / "second", CONFIG, tmp_path / "first")
+    assert second["loss"][0] < first["loss"][0]
+    with pytest.raises(Damaged, match="another rank"):
+        train(some, base, tmp_path / "third", TrainConfig(rank=4), tmp_path / "first")
+
+
+def test_loss_is_on_the_completion_alone_and_equals_torch(base: Base, some: list[Example]) -> None:
+    tokenizer, model = load_tokenizer(base), load_model(base, dtype="float32")
+    rows = [encode(tokenizer, example, 999) for example in some[:2]]
+    for row, example in zip(rows, some, strict=False):
+        learnt = tokenizer.decode(row.ids[row.prompt :], skip_special_tokens=False)
+        assert learnt == example.completion + "<|im_end|>"
+    loss, count = batch_loss(model, rows)
+    expected = 0.0
+    for row in rows:
+        ids = torch.tensor([row.ids])
+        logits = model(ids).logits[0, row.prompt - 1 : -1]
+        expected += torch.nn.functional.cross_entropy(logits, ids[0, row.prompt :], reduction="sum").item()
+    assert count == sum(len(row.ids) - row.prompt for row in rows)
+    assert loss.item() == pytest.approx(expected / count, rel=1e-4)
+    with pytest.raises(BadInput, match="nothing|raise --max-tokens"):
+        encode(tokenizer, some[0], 10)
+
+
+def test_gradient_of_the_completion_loss() -> None:
+    torch.manual_seed(0)
+    h, weight = torch.randn(300, 8, requires_grad=True), torch.randn(20, 8)
+    targets = torch.randint(0, 20, (300,))
+    completion_loss(h, weight, targets).backward()  # type: ignore[no-untyped-call]
+    got, h.grad = h.grad, None
+    torch.nn.functional.cross_entropy(h @ weight.t(), targets, reduction="sum").backward()
+    assert torch.allclose(got, h.grad, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_examples_are_checked_balanced_and_never_tested() -> None:
+    domain = load("scheduling:half-hour")
+    found = examples(domain, 60)
+    keys = {example.key for example in found}
+    assert len(keys) == 60 and all(split_of("scheduling", key) == "train" for key in keys)
+    assert not keys & {task.key for task in items(domain, "test", 200)} and not keys & held_out(domain)
+    assert min(balance(found).values()) > 20
+    assert json.dumps(found[0].messages) == json.dumps(examples(domain, 60)[0].messages)
+
+
+def test_examples_refuse_a_domain_that_contradicts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = load("dates")
+    monkeypatch.setattr(domain, "worked", lambda task: "Answer: 1999-01-01")
+    with pytest.raises(BadInput, match="mend its worked"):
+        examples(domain, 50)
