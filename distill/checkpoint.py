@@ -25,7 +25,12 @@ def save_checkpoint(
 ) -> None:
     """Write out/checkpoint.pt atomically."""
     buffer = io.BytesIO()
-    state = {"identity": identity, "weights": list(weights), "optimizer": optimizer.state_dict(), "progress": progress}
+    state = {
+        "identity": identity,
+        "weights": list(weights),
+        "optimizer": optimizer.state_dict(),
+        "progress": progress,
+    }
     torch.save(state, buffer)
     write_atomic(out / "checkpoint.pt", buffer.getvalue())
 
@@ -45,7 +50,9 @@ def load_checkpoint(
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise Damaged(f"{path} cannot be read; delete it to train from the start.") from error
     if state["identity"] != identity:
-        raise BadInput(f"{out} holds an unfinished run of other data or settings; finish it, or choose another --out.")
+        raise BadInput(
+            f"{out} holds an unfinished run of other data or settings; finish it, or choose another --out."
+        )
     with torch.no_grad():
         for weight, saved in zip(weights, state["weights"], strict=True):
             weight.copy_(saved)

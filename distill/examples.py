@@ -44,7 +44,9 @@ def examples(domain: Domain, n: int, split: str = "train") -> list[Example]:
             seen.add(task.key)
             found.append(_example(domain, task))
     if len(found) < n:
-        raise BadInput(f"{domain.name} has only {len(found)} distinct {split} examples; ask for at most that many.")
+        raise BadInput(
+            f"{domain.name} has only {len(found)} distinct {split} examples; ask for at most that many."
+        )
     return found
 
 
@@ -52,7 +54,9 @@ def _example(domain: Domain, task: Task) -> Example:
     completion = domain.worked(task)
     verdict = grade(domain, task, completion, truncated=False)
     if verdict is not Verdict.RIGHT:
-        raise BadInput(f"The worked solution of {domain.name} item {task.key!r} is {verdict}: mend its worked().")
+        raise BadInput(
+            f"The worked solution of {domain.name} item {task.key!r} is {verdict}: mend its worked()."
+        )
     return Example(messages(PROMPTS[domain.prompt], task.question), completion, task.key, task.label)
 
 

@@ -76,7 +76,9 @@ class LoraLinear(nn.Module):
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def attach(model: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int) -> dict[str, LoraLinear]:
+def attach(
+    model: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int
+) -> dict[str, LoraLinear]:
     """Freeze the model and put a LoraLinear over every linear layer whose name ends in a target; by module name."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
@@ -94,8 +96,12 @@ def save_peft(layers: dict[str, LoraLinear], folder: Path, base_id: str, rank: i
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, layer in layers.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach().to(torch.bfloat16).contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach().to(torch.bfloat16).contiguous()
+        tensors[f"base_model.model.{name}.lora_A.weight"] = (
+            layer.lora_A.detach().to(torch.bfloat16).contiguous()
+        )
+        tensors[f"base_model.model.{name}.lora_B.weight"] = (
+            layer.lora_B.detach().to(torch.bfloat16).contiguous()
+        )
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",

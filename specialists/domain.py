@@ -90,7 +90,9 @@ def draw(name: str, split: str, index: int, make: Callable[[Random], Task]) -> T
     """The index-th item of a split: draws from Random("name/split/index") until the content belongs to the split."""
     root = split.split("-")[0]
     if root not in SHARES:
-        raise BadInput(f"There is no split {split!r}; use one of {', '.join(SHARES)}, or test-SEED for a fresh test.")
+        raise BadInput(
+            f"There is no split {split!r}; use one of {', '.join(SHARES)}, or test-SEED for a fresh test."
+        )
     rng = Random(f"{name}/{split}/{index}")
     while True:
         task = make(rng)
@@ -110,7 +112,9 @@ def items(domain: Domain, split: str, n: int) -> list[Task]:
             seen.add(task.key)
             found.append(task)
     if len(found) < n:
-        raise BadInput(f"{domain.name} has only {len(found)} distinct {split} items; ask for at most that many.")
+        raise BadInput(
+            f"{domain.name} has only {len(found)} distinct {split} items; ask for at most that many."
+        )
     return found
 
 

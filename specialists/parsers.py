@@ -23,7 +23,7 @@ _CLOCK = re.compile(r"^(\d{1,2}):(\d{2})$")
 
 
 def clock(text: str) -> str | None:
-    """"9:05" -> "09:05"; None unless it is a time of day."""
+    """ "9:05" -> "09:05"; None unless it is a time of day."""
     found = _CLOCK.match(text.strip())
     if not found:
         return None

@@ -16,7 +16,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 
     buffers: tuple[Tensor, Tensor] | None = None
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
@@ -24,7 +26,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         if self.buffers is None or self.buffers[0].shape[-2] < end:
             rows, heads, _, size = key_states.shape
             room = end + STEP
-            grown = (key_states.new_empty(rows, heads, room, size), value_states.new_empty(rows, heads, room, size))
+            grown = (
+                key_states.new_empty(rows, heads, room, size),
+                value_states.new_empty(rows, heads, room, size),
+            )
             if start:
                 grown[0][:, :, :start], grown[1][:, :, :start] = self.keys, self.values
             self.buffers = grown

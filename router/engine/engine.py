@@ -81,7 +81,9 @@ class Engine:
 
     def add(self, name: str, folder: Path) -> None:
         """Check an adapter whole against the base and keep it under `name`; raises Damaged with every mismatch."""
-        shapes = {module: (layer.base.out_features, layer.base.in_features) for module, layer in self.layers.items()}
+        shapes = {
+            module: (layer.base.out_features, layer.base.in_features) for module, layer in self.layers.items()
+        }
         info = check(folder, shapes)
         self.adapters[name] = read_adapter(folder, info, self.model.dtype)
         self._mixer.forget()
@@ -109,7 +111,9 @@ class Engine:
         on_token(index, text) streams whole characters as they are written; on_done(index, generation) is called as each
         request ends. Raises BadInput for an adapter that was never added or a prompt longer than the context.
         """
-        waiting = deque(sorted((self._row(i, r) for i, r in enumerate(requests)), key=lambda row: -len(row.prompt)))
+        waiting = deque(
+            sorted((self._row(i, r) for i, r in enumerate(requests)), key=lambda row: -len(row.prompt))
+        )
         if len(requests) >= PACK_FROM and can_pack(self.model):
             for layer in self.layers.values():
                 layer.pack()
@@ -131,11 +135,15 @@ class Engine:
 
     def _row(self, index: int, request: Request) -> _Row:
         if request.adapter is not None and request.adapter not in self.adapters:
-            raise BadInput(f"No adapter {request.adapter!r} is loaded; loaded: {', '.join(self.adapters) or 'none'}.")
+            raise BadInput(
+                f"No adapter {request.adapter!r} is loaded; loaded: {', '.join(self.adapters) or 'none'}."
+            )
         prompt = self.prompt_ids(request.messages)
         longest = self.model.config.max_position_embeddings
         if len(prompt) >= longest:
-            raise BadInput(f"The question has {len(prompt)} tokens and the base reads at most {longest}; shorten it.")
+            raise BadInput(
+                f"The question has {len(prompt)} tokens and the base reads at most {longest}; shorten it."
+            )
         return _Row(index, request.adapter, prompt, min(request.max_new_tokens, longest - len(prompt)))
 
     def _text(self, row: _Row) -> str:
@@ -152,7 +160,11 @@ class Engine:
 
     def _finished(self, row: _Row) -> Generation:
         return Generation(
-            self._text(row), len(row.written), row.truncated, time.monotonic() - row.started, row.first - row.started
+            self._text(row),
+            len(row.written),
+            row.truncated,
+            time.monotonic() - row.started,
+            row.first - row.started,
         )
 
     def _advance(self, row: _Row, token: int) -> None:
@@ -253,7 +265,11 @@ class _Batch:
         model = self.engine.model
         attend: Tensor | None = seen.long()
         hidden = model.model(
-            input_ids=ids, attention_mask=attend, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids,
+            attention_mask=attend,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state[:, -1:]
         chosen: list[int] = model.lm_head(hidden)[:, -1].argmax(-1).tolist()
         return chosen

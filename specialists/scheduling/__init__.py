@@ -13,7 +13,11 @@ from .wording import wording
 from .worked import worked
 
 RANGES: dict[str, Callable[[Random], Problem]] = {"full": full_range, "half-hour": half_hour, "seeds": seeds}
-LONGEST = {"full": 1400, "half-hour": 640, "seeds": 480}  # tokens: the longest worked solution and a fifth more
+LONGEST = {
+    "full": 1400,
+    "half-hour": 640,
+    "seeds": 480,
+}  # tokens: the longest worked solution and a fifth more
 
 
 class Scheduling:

@@ -47,7 +47,7 @@ def peak(meetings: Sequence[Meeting]) -> int:
 def full_periods(meetings: Sequence[Meeting], rooms: int) -> list[Meeting]:
     """The periods in which all rooms are taken, in order; touching ones are not merged."""
     periods = []
-    for start, end in sorted(meetings):
+    for start, _ in sorted(meetings):
         under_way = [e for s, e in meetings if s <= start < e]
         if len(under_way) >= rooms:
             periods.append((start, min(under_way)))
@@ -155,7 +155,12 @@ def _search(rng: Random, kind: str, difficulty: str, n: int, step: int) -> Probl
         if step == 30 and minutes in (15, 20, 45):
             minutes = 30
         problem = Problem(
-            kind, difficulty, _meetings(rng, n, day, step, longest), rooms, day if minutes else (0, 0), minutes
+            kind,
+            difficulty,
+            _meetings(rng, n, day, step, longest),
+            rooms,
+            day if minutes else (0, 0),
+            minutes,
         )
         needed = peak(problem.meetings)
         if kind == "slots" and rooms and needed > rooms:

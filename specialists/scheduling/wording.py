@@ -7,8 +7,8 @@ from random import Random
 from .problems import Meeting, Problem
 
 NAMES = (
-    "Standup", "Budget review", "Interview", "Design sync", "1:1 with Ana", "Board call", "Retro", "Planning", "Sales demo",
-    "All-hands", "Training", "Legal check-in", "Roadmap", "Hiring panel", "Client call", "Onboarding", "Press briefing",
+    "Standup", "Budget review", "Interview", "Design sync", "1:1 with Ana", "Board call", "Retro", "Planning",
+    "Sales demo", "All-hands", "Training", "Legal check-in", "Roadmap", "Hiring panel", "Client call", "Onboarding", "Press briefing",
     "Lab meeting", "Workshop", "Payroll", "Security review", "Brainstorm", "Town hall", "Kickoff",
 )  # fmt: skip
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -81,7 +81,10 @@ def _list(rng: Random, meetings: tuple[Meeting, ...], style: str, join: str) -> 
     if naming < 0.2:
         names = rng.sample(NAMES, len(spans))
         mark = rng.choice((" ", ": ", " (")) if style != "bare" else rng.choice((": ", " ("))
-        spans = [f"{name}{mark}{span}{')' if mark == ' (' else ''}" for name, span in zip(names, spans, strict=True)]
+        spans = [
+            f"{name}{mark}{span}{')' if mark == ' (' else ''}"
+            for name, span in zip(names, spans, strict=True)
+        ]
     elif naming < 0.3:
         spans = [f"{chr(65 + i)} {span}" for i, span in enumerate(spans)]
     layout = rng.random()
@@ -93,7 +96,11 @@ def _list(rng: Random, meetings: tuple[Meeting, ...], style: str, join: str) -> 
 
 
 def _length(rng: Random, minutes: int) -> str:
-    usual = {30: ("30-minute", "30 min", "half-hour"), 60: ("60-minute", "1-hour", "one-hour"), 90: ("90-minute", "90 min")}
+    usual = {
+        30: ("30-minute", "30 min", "half-hour"),
+        60: ("60-minute", "1-hour", "one-hour"),
+        90: ("90-minute", "90 min"),
+    }
     return rng.choice(usual.get(minutes, (f"{minutes}-minute", f"{minutes} min")))
 
 
@@ -111,6 +118,10 @@ def wording(problem: Problem, rng: Random) -> str:
     )
     if rooms == 1:
         text = text.replace("1 rooms", "1 room").replace("one rooms", "one room")
-        text = text.replace("1 meeting rooms", "1 meeting room").replace("one meeting rooms", "one meeting room")
-        text = text.replace("1 conference rooms", "1 conference room").replace("one conference rooms", "one conference room")
+        text = text.replace("1 meeting rooms", "1 meeting room").replace(
+            "one meeting rooms", "one meeting room"
+        )
+        text = text.replace("1 conference rooms", "1 conference room").replace(
+            "one conference rooms", "one conference room"
+        )
     return text.replace("\n.", "\n").replace("\n?", "\n").replace(":\n", ":\n").strip()

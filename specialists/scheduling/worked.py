@@ -59,7 +59,8 @@ def _sweep(problem: Problem) -> tuple[list[str], int, list[Meeting]]:
     lines, full = [], []
     for start, end in sorted(problem.meetings):
         checks = [
-            f" {LETTERS[i]}{hhmm(until)} {'free' if until <= start else 'busy'}" for i, until in enumerate(ends)
+            f" {LETTERS[i]}{hhmm(until)} {'free' if until <= start else 'busy'}"
+            for i, until in enumerate(ends)
         ]
         busy = [until for until in ends if until > start]
         room = next((i for i, until in enumerate(ends) if until <= start), len(ends))
@@ -82,7 +83,8 @@ def _gaps(problem: Problem, full: list[Meeting]) -> list[str]:
         last = start - problem.minutes
         verdict = "ok" if last >= since else "no"
         lines.append(
-            f"{span((since, start))}: {hour:02d}h{minute:02d}-{problem.minutes}={last % 60:02d} > {hhmm(last)} {verdict}"
+            f"{span((since, start))}: {hour:02d}h{minute:02d}-{problem.minutes}={last % 60:02d}"
+            f" > {hhmm(last)} {verdict}"
         )
         since = end
     return lines

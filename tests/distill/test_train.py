@@ -30,13 +30,22 @@ def base(tiny_base: Path) -> Base:
 
 @pytest.fixture
 def some() -> list[Example]:
-    return [Example(messages("say", word), f"{word}!\nAnswer: {word}", word, "w") for word in ("ab", "cde", "f", "gh")]
+    return [
+        Example(messages("say", word), f"{word}!\nAnswer: {word}", word, "w")
+        for word in ("ab", "cde", "f", "gh")
+    ]
 
 
-def test_loss_falls_and_the_same_seed_gives_the_same_bytes(base: Base, some: list[Example], tmp_path: Path) -> None:
+def test_loss_falls_and_the_same_seed_gives_the_same_bytes(
+    base: Base, some: list[Example], tmp_path: Path
+) -> None:
     facts = train(some, base, tmp_path / "a", CONFIG)
     again = train(some, base, tmp_path / "b", CONFIG)
-    assert sum(facts["loss"][-2:]) < sum(facts["loss"][:2]) and facts["loss"] == again["loss"] and facts["steps"] == 8
+    assert (
+        sum(facts["loss"][-2:]) < sum(facts["loss"][:2])
+        and facts["loss"] == again["loss"]
+        and facts["steps"] == 8
+    )
     assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
     assert len(check(tmp_path / "a").modules) == 14
     other = train(some, base, tmp_path / "c", TrainConfig(rank=2, alpha=4, epochs=1, batch_size=2, seed=4))
@@ -56,7 +65,9 @@ def test_peft_loads_what_we_train(base: Base, some: list[Example], tmp_path: Pat
     engine.add("a", tmp_path / "a")
     ids = torch.tensor([engine.prompt_ids(some[0].messages)])
     plain: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
-    out = PeftModel.from_pretrained(plain, tmp_path / "a").generate(input_ids=ids, max_new_tokens=6, do_sample=False)
+    out = PeftModel.from_pretrained(plain, tmp_path / "a").generate(
+        input_ids=ids, max_new_tokens=6, do_sample=False
+    )
     said = engine.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     assert engine.generate([Request(some[0].messages, "a", 6)])[0].text == said
 

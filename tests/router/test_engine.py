@@ -69,7 +69,9 @@ def test_streams_every_character_once_and_reports_truncation(engine: Engine) -> 
         pieces[index] += text
 
     results = engine.generate(
-        [Request(chat("hi"), None, 7), Request(chat("ho"), None, 4)], on_token, lambda i, g: done.update({i: g})
+        [Request(chat("hi"), None, 7), Request(chat("ho"), None, 4)],
+        on_token,
+        lambda i, g: done.update({i: g}),
     )
     assert [pieces[0], pieces[1]] == [result.text for result in results]
     assert [result.tokens for result in results] == [7, 4] and all(result.truncated for result in results)
@@ -97,7 +99,9 @@ def test_a_removed_adapter_leaves_nothing_behind(engine: Engine, tiny_adapter: C
         engine.generate([Request(chat("hi"), "gone", 8)])
 
 
-def test_a_name_that_gets_other_weights_answers_with_them(engine: Engine, tiny_adapter: Callable[..., Path]) -> None:
+def test_a_name_that_gets_other_weights_answers_with_them(
+    engine: Engine, tiny_adapter: Callable[..., Path]
+) -> None:
     engine.add("name", tiny_adapter("old", scale=0.9))
     old = engine.generate([Request(chat("hi"), "name", 8)])[0].text
     engine.add("name", tiny_adapter("new", scale=0.9))

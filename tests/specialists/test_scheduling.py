@@ -6,19 +6,20 @@ import re
 from collections import Counter
 from random import Random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specialists.domain import items, load
 from specialists.scheduling.problems import Problem, answer, free_starts, half_hour, label, peak, seeds
-from specialists.scheduling.worked import worked
 from specialists.scheduling.wording import COUNT, FITS, SLOTS, wording
+from specialists.scheduling.worked import worked
 
 STEP = 5
 times = st.integers(8 * 12, 18 * 12 - 1).map(lambda t: t * STEP)
 meetings = st.lists(
-    st.tuples(times, st.integers(1, 24)).map(lambda m: (m[0], min(m[0] + m[1] * STEP, 20 * 60))), min_size=1, max_size=12
+    st.tuples(times, st.integers(1, 24)).map(lambda m: (m[0], min(m[0] + m[1] * STEP, 20 * 60))),
+    min_size=1,
+    max_size=12,
 ).map(tuple)
 
 
@@ -69,7 +70,9 @@ def test_every_step_of_a_worked_solution_is_true(index: int) -> None:
     text = domain.worked(task)
     assert domain.verify(task, text.split("Answer: ")[1]).value == "right"
     hours = text.split("By hour\n")[1].split("\nRooms")[0]
-    assert re.findall(r"\d{4}-\d{4}", hours) == [f"{s // 60:02}{s % 60:02}-{e // 60:02}{e % 60:02}" for s, e in sorted(problem.meetings)]
+    assert re.findall(r"\d{4}-\d{4}", hours) == [
+        f"{s // 60:02}{s % 60:02}-{e // 60:02}{e % 60:02}" for s, e in sorted(problem.meetings)
+    ]
     for start, checks in re.findall(r"^(\d{4})-\d{4}:(.*) >", text, re.MULTILINE):
         for end, verdict in re.findall(r"[A-L](\d{4}) (free|busy)", checks):
             assert (end <= start) == (verdict == "free")
