@@ -121,7 +121,8 @@ def train(
     """Train an adapter into `out` (a PEFT folder) and return the facts of the run (also out/training.json).
 
     `start` is an adapter folder of the same rank and targets to go on from. A checkpoint every minute makes it
-    resumable: the same call goes on where it stopped and gives the same bytes. Raises BadInput when `out` holds a run of other data or settings.
+    resumable: the same call goes on where it stopped and gives the same bytes.
+    Raises BadInput when `out` holds a run of other data or settings.
     """
     identity = {
         "config": asdict(config) | {"targets": list(config.targets)},

@@ -8,7 +8,8 @@ from .problems import Meeting, Problem
 
 NAMES = (
     "Standup", "Budget review", "Interview", "Design sync", "1:1 with Ana", "Board call", "Retro", "Planning",
-    "Sales demo", "All-hands", "Training", "Legal check-in", "Roadmap", "Hiring panel", "Client call", "Onboarding", "Press briefing",
+    "Sales demo", "All-hands", "Training", "Legal check-in",
+    "Roadmap", "Hiring panel", "Client call", "Onboarding", "Press briefing",
     "Lab meeting", "Workshop", "Payroll", "Security review", "Brainstorm", "Town hall", "Kickoff",
 )  # fmt: skip
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
