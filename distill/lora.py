@@ -70,7 +70,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        y: Tensor = _Lora.apply(
+        y: Tensor = _Lora.apply(  # type: ignore[no-untyped-call]
             flat, self.base.weight, self.weight_t, self.base.bias, self.lora_A, self.lora_B, self.scale
         )
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -165,5 +165,5 @@ class _CompletionLoss(torch.autograd.Function):
 
 def completion_loss(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Sum over rows of -log softmax(h W')[target]; h [n, d], weight [vocabulary, d], targets [n]."""
-    loss: Tensor = _CompletionLoss.apply(h, weight, targets)
+    loss: Tensor = _CompletionLoss.apply(h, weight, targets)  # type: ignore[no-untyped-call]
     return loss

@@ -99,7 +99,8 @@ def batch_loss(model: Any, rows: Sequence[Encoded]) -> tuple[Tensor, int]:
     """
     width = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
-    places, targets = [], []
+    places: list[int] = []
+    targets: list[int] = []
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = torch.tensor(row.ids)
         places += range(i * width + row.prompt - 1, i * width + len(row.ids) - 1)
@@ -191,7 +192,7 @@ def _loop(
             for group in optimizer.param_groups:
                 group["lr"] = rate(step, steps, config)
             loss, _ = batch_loss(model, rows)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(weights, config.clip)
             if not torch.isfinite(norm):
                 raise Damaged(

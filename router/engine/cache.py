@@ -11,9 +11,11 @@ from transformers.cache_utils import Cache, DynamicLayer
 STEP = 128  # positions by which the buffers grow
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+class GrowingLayer(DynamicLayer):
     """Appends in place into a buffer with room to spare, where DynamicLayer copies everything at every token."""
 
+    keys: Tensor
+    values: Tensor
     buffers: tuple[Tensor, Tensor] | None = None
 
     def update(
