@@ -47,10 +47,20 @@ def cli() -> None:
 @click.option(
     "--max-tokens", type=click.IntRange(1), help="An example longer than this is an error: nothing is cut."
 )
+@click.option(
+    "--start", type=click.Path(path_type=Path), help="An adapter folder of the same shape to go on from."
+)
 @click.option("--seed", type=int, help="The same seed and data give the same adapter.")
 @click.option("--base", metavar="SPEC", help="Base weights: a folder, or a Hub id with @REVISION.")
 def train(
-    domain: str, out: Path, n: int, test: int, targets: str | None, base: str | None, **given: Any
+    domain: str,
+    out: Path,
+    n: int,
+    test: int,
+    targets: str | None,
+    base: str | None,
+    start: Path | None,
+    **given: Any,
 ) -> None:
     """Train an adapter for DOMAIN (or DOMAIN:VARIANT) on examples from its own solver.
 
@@ -69,7 +79,7 @@ def train(
     found = load(domain)
     data = examples(found, n)
     weights = find_base(base)
-    facts = train(data, weights, out, TrainConfig(**chosen))
+    facts = train(data, weights, out, TrainConfig(**chosen), start)
     card = card_of(found, weights, out, facts)
     _write(out, card)
     if test:

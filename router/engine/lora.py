@@ -2,7 +2,7 @@
 
 The adapters a batch needs are laid side by side: A [sum of ranks, in], B [out, sum of ranks], so that one product with
 each serves every row, and a mask keeps a row to its own adapter's ranks. A row without adapter keeps none. Two dense
-products a module whatever the mix, where PEFT loops over adapters in Python (ANCHORS: 8 distinct 0.71x of one).
+products a module whatever the mix, where PEFT loops over adapters in Python.
 """
 
 from __future__ import annotations

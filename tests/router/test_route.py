@@ -123,7 +123,6 @@ def test_leaving_one_out_is_the_same_as_scoring_without_it() -> None:
     rng = np.random.default_rng(0)
     shown, outside = [units(rng, 0, 5), units(rng, 1, 5)], units(rng, 2, 6)
     whole = Scores(shown, outside)
-    # A zero weight removes a point; the closed form keeps the other weights, so does this reference.
     kernel, weight = (
         whole._kernel(whole.points),
         np.repeat([16 / (3 * 5), 16 / (3 * 5), 16 / (3 * 6)], [5, 5, 6]),
