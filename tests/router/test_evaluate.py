@@ -15,6 +15,7 @@ from registry.report import Report, table
 from registry.store import Version
 from router.arms import Tools
 from router.evaluate import human, run, shortfalls
+from router.saved import CHUNK, Saved
 from specialists import domain as domains
 from specialists.domain import Task, Verdict, draw
 from specialists.errors import BadInput, Damaged, Unavailable
@@ -212,11 +213,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert entry["arms"]["specialist"]["right"] == 20
 
 
-def test_more_items_only_generate_the_difference_and_in_chunks(tmp_path: Path) -> None:
+def test_more_items_only_generate_the_difference_and_save_as_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluate(tmp_path, arms=["base"])
+    saves: list[int] = []
+    keep = Saved.keep
+    monkeypatch.setattr(Saved, "keep", lambda self, new: saves.append(len(new)) or keep(self, new))
     engine = FakeEngine()
     evaluate(tmp_path, engine, arms=["base"], n=150)
-    assert engine.batches == [64, 64, 2]
+    assert engine.batches == [130]
+    assert sum(saves) == 130 and max(saves) == CHUNK
 
 
 @pytest.mark.parametrize("change", ["base", "adapter", "seed"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from router.calibrate import Calibrator, background, deal, fit, measure, phrasings, shipped
 from router.embed import Encoder, load_encoder
 from router.route import MAX_CHARACTERS, Entry, Router
-from router.scores import Scores, features
+from router.scores import RIDGE, Scores, features
 from specialists.domain import BUILT_IN, load
 from specialists.errors import BadInput
 
@@ -123,15 +123,10 @@ def test_leaving_one_out_is_the_same_as_scoring_without_it() -> None:
     rng = np.random.default_rng(0)
     shown, outside = [units(rng, 0, 5), units(rng, 1, 5)], units(rng, 2, 6)
     whole = Scores(shown, outside)
-    kernel, weight = (
-        whole._kernel(whole.points),
-        np.repeat([16 / (3 * 5), 16 / (3 * 5), 16 / (3 * 6)], [5, 5, 6]),
-    )
-    rest = np.arange(16) != 10
-    dual = np.linalg.solve(
-        kernel[np.ix_(rest, rest)] + 0.1 * np.diag(1 / weight[rest]),
-        np.eye(3)[np.repeat([0, 1, 2], [5, 5, 6])][rest],
-    )
+    rest = np.arange(16) != 10  # the first of the background; the others keep their weights
+    labels, sizes = np.repeat([0, 1, 2], [5, 5, 6])[rest], np.array([5, 5, 6])
+    kernel = whole._kernel(whole.points)
+    dual = np.linalg.solve(kernel[np.ix_(rest, rest)] + RIDGE * np.diag(sizes[labels]), np.eye(3)[labels])
     np.testing.assert_allclose(whole.of_background[0], kernel[10, rest] @ dual, atol=1e-6)
 
 
