@@ -30,7 +30,7 @@ import numpy as np
 
 from registry.report import environment
 from router.calibrate import background, cut, phrasings
-from router.embed import load_encoder
+from router.embed import cached_vectors, load_encoder
 from router.route import Entry, Router
 from specialists.domain import BUILT_IN, load
 from specialists.paths import write_atomic
@@ -81,10 +81,11 @@ def by_keyword(question: str) -> str:
 def by_nearest(router: Router, questions: Sequence[str]) -> tuple[list[str], list[str]]:
     """Specialist of the nearest exemplar, as (said, best), with a threshold cut on our fit questions."""
     texts = [(text, entry.name) for entry in router.entries for text in entry.exemplars]
-    exemplars = router.encoder.embed([text for text, _ in texts])
-    fit = [text for name, rows in phrasings().items() if name in BUILT_IN for text in rows]
-    hits = np.arange(len(fit) + len(background())) < len(fit)
-    threshold = cut(hits, (router.encoder.embed([*fit, *background()]) @ exemplars.T).max(axis=1))
+    exemplars = np.concatenate([cached_vectors(router.encoder, entry.exemplars) for entry in router.entries])
+    inside = [cached_vectors(router.encoder, rows) for name, rows in phrasings().items() if name in BUILT_IN]
+    fit = np.concatenate([*inside, cached_vectors(router.encoder, background())])
+    hits = np.arange(len(fit)) < len(fit) - len(background())
+    threshold = cut(hits, (fit @ exemplars.T).max(axis=1))
     near = router.encoder.embed(questions) @ exemplars.T
     best = [texts[i][1] for i in near.argmax(axis=1)]
     return [

@@ -250,7 +250,8 @@ class Store:
                 )
             for there, source in [*self._bundled(card.name), (target, "local")]:
                 if there.name == card.version and _holds(there, source, manifest, card):
-                    self._show(card.name, card.version)
+                    if source == "bundled":
+                        self._show(card.name, card.version)
                     return Version(card, there, source)
             self._staging.place(staged, target)
         return Version(card, target, "local")

@@ -248,3 +248,13 @@ def served(
     monkeypatch.setattr(ask, "open_engine", lambda base: fake_engine)
     monkeypatch.setattr(ask, "open_router", lambda store: FakeRouter())
     return fake_engine
+
+
+@pytest.fixture
+def run() -> Callable[..., Any]:
+    """Run a router command line in this process, with its exit code: run("ask", "-", input="...")."""
+    from click.testing import CliRunner
+
+    from router.cli import cli
+
+    return lambda *args, **options: CliRunner().invoke(cli, args, **options)
