@@ -19,27 +19,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .scores import GAMMA, RIDGE, Array, Scores, Vectors, features
+from .scores import GAMMA, RIDGE, Array, Scores, Vectors
 
 ROUNDS = 80
-EXEMPLARS = (6, 10, 20, 25)  # how many exemplars a specialist has in a round
+TOPICS, HELD = 40, 0.4  # topics of the background, and the share of them that a round asks about
+EXEMPLARS = (4, 8, 16, 25)  # how many exemplars a specialist has in a round
 
 
 @dataclass(frozen=True)
 class Calibrator:
-    """The curve: confidence = logistic(score_weight * score + lead_weight * lead + bias).
+    """The curve: confidence = logistic(weights . features + bias), with the features of Scores.of.
 
-    The router abstains below threshold.
+    The router abstains below threshold. least_typical: typical scores below it, as of one or two exemplars
+    that have nothing in common, were hardly seen in the fit and count as it.
     """
 
-    score_weight: float
-    lead_weight: float
+    score: float
+    lead: float
+    typical: float
     bias: float
+    least_typical: float
     threshold: float
 
-    def confidence(self, scores: Array) -> Array:
-        """[n, specialists + 1] scores to [n, specialists] confidences in (0, 1)."""
-        logit = features(scores) @ np.array([self.score_weight, self.lead_weight]) + self.bias
+    def confidence(self, features: Array) -> Array:
+        """Features [n, specialists, 3] to confidences [n, specialists] in (0, 1)."""
+        typical = np.maximum(features[..., 2], self.least_typical)
+        logit = (
+            self.score * features[..., 0] + self.lead * features[..., 1] + self.typical * typical + self.bias
+        )
         confidence: Array = 1 / (1 + np.exp(-logit))
         return confidence
 
@@ -70,9 +77,9 @@ def shipped() -> Calibrator:
 
 @dataclass(frozen=True)
 class Round:
-    """Scores [n, specialists + 1] of questions, and the index of the right specialist of each, or -1."""
+    """Features [n, specialists, 3] of questions, and the index of the right specialist of each, or -1."""
 
-    scores: Array
+    features: Array
     right: NDArray[np.int64]
 
 
@@ -80,14 +87,16 @@ def deal(
     rng: np.random.Generator,
     questions: Mapping[str, Vectors],
     exemplars: Mapping[str, Vectors],
-    outside: Vectors,
+    outside: Sequence[Vectors],
     chosen: Sequence[str] | None = None,
     few: int | None = None,
 ) -> Round:
     """One round: exemplars of some specialists dealt out, all other questions to be routed.
 
     questions: vectors by specialist. exemplars: those that ship, used half of the time instead of dealing
-    some out. outside: the background. chosen and few fix the specialists and the number of exemplars of each.
+    some out. outside: the background by topic; some topics are asked about and the others are the background
+    of the round, because most of what people ask out of scope is in no list. chosen and few fix the
+    specialists and the number of exemplars of each.
     """
     pool = sorted(questions)
     if chosen is None:
@@ -97,17 +106,25 @@ def deal(
     shown, asked, right = [], [], []
     for index, name in enumerate(chosen):
         mixed = rng.permutation(questions[name])
-        cut = min(few or int(rng.choice(EXEMPLARS)), len(mixed) - 5)
+        size = min(few or int(rng.choice(EXEMPLARS)), len(mixed) - 5)
         own = name in exemplars and few is None and bool(rng.integers(2))
-        shown.append(exemplars[name] if own else mixed[:cut])
-        asked.append(mixed if own else mixed[cut:])
+        shown.append(exemplars[name] if own else mixed[:size])
+        asked.append(mixed if own else mixed[size:])
         right += [index] * len(asked[-1])
-    others = [questions[name] for name in pool if name not in chosen]
-    right += [-1] * (sum(map(len, others)) + len(outside))
-    scores = Scores(shown, outside)
-    return Round(
-        np.concatenate([scores.of(np.concatenate([*asked, *others])), scores.of_background]), np.array(right)
-    )
+    held = set(rng.permutation(len(outside))[: round(HELD * len(outside))].tolist())
+    foreign = [questions[name] for name in pool if name not in chosen] + [outside[topic] for topic in held]
+    right += [-1] * sum(map(len, foreign))
+    known = [rows for topic, rows in enumerate(outside) if topic not in held]
+    features = Scores(shown, np.concatenate(known)).of(np.concatenate([*asked, *foreign]))
+    return Round(features, np.array(right))
+
+
+def topics(vectors: Vectors) -> list[Vectors]:
+    """The background cut into topics by k-means."""
+    from sklearn.cluster import KMeans
+
+    labels = KMeans(TOPICS, n_init=4, random_state=0).fit_predict(vectors)
+    return [vectors[labels == topic] for topic in range(TOPICS)]
 
 
 def fit(rounds: Sequence[Round]) -> Calibrator:
@@ -116,18 +133,23 @@ def fit(rounds: Sequence[Round]) -> Calibrator:
 
     rows, hits, weights = [], [], []
     for one in rounds:
-        best = one.scores[:, :-1].argmax(axis=1)
+        best = one.features[..., 0].argmax(axis=1)
         inside = one.right >= 0
-        rows.append(features(one.scores)[np.arange(len(best)), best])
+        rows.append(one.features[np.arange(len(best)), best])
         hits.append(best == one.right)
         weights.append(np.where(inside, 0.5 / inside.sum(), 0.5 / (~inside).sum()))
-    weight = np.concatenate(weights)
-    model = LogisticRegression(C=100).fit(
-        np.concatenate(rows), np.concatenate(hits), sample_weight=weight * len(weight) / len(rounds)
+    row, hit, weight = np.concatenate(rows), np.concatenate(hits), np.concatenate(weights)
+    model = LogisticRegression(C=100).fit(row, hit, sample_weight=weight * len(weight) / len(rounds))
+    score, lead, usual = model.coef_[0]
+    typical = np.concatenate([one.features[0, :, 2] for one in rounds])
+    return Calibrator(
+        score=float(score),
+        lead=float(lead),
+        typical=float(usual),
+        bias=float(model.intercept_[0]),
+        least_typical=float(np.quantile(typical, 0.05)),
+        threshold=cut(hit, model.predict_proba(row)[:, 1], weight),
     )
-    (score, lead), bias = model.coef_[0], model.intercept_[0]
-    confidences = model.predict_proba(np.concatenate(rows))[:, 1]
-    return Calibrator(float(score), float(lead), float(bias), cut(np.concatenate(hits), confidences, weight))
 
 
 def cut(hits: NDArray[np.bool_], confidences: Array, weight: Array | None = None) -> float:
@@ -142,7 +164,7 @@ def measure(curve: Calibrator, rounds: Sequence[Round]) -> dict[str, float]:
     """Top-1 accuracy in scope, and the shares refused in and out of scope, means over rounds."""
     rows = []
     for one in rounds:
-        inside, confidence = one.right >= 0, curve.confidence(one.scores)
+        inside, confidence = one.right >= 0, curve.confidence(one.features)
         refused = confidence.max(axis=1) < curve.threshold
         hit = confidence.argmax(axis=1) == one.right
         rows.append([hit[inside].mean(), refused[inside].mean(), refused[~inside].mean()])
@@ -163,7 +185,7 @@ def refit(seed: int = 0) -> dict[str, Any]:
     encoder = load_encoder()
     questions = {name: cached_vectors(encoder, texts) for name, texts in phrasings().items()}
     exemplars = {name: cached_vectors(encoder, load(name).exemplars()) for name in BUILT_IN}
-    outside = cached_vectors(encoder, background())
+    outside = topics(cached_vectors(encoder, background()))
 
     def rounds(names: Sequence[str], n: int, **fixed: Any) -> list[Round]:
         rng = np.random.default_rng(seed)
@@ -189,6 +211,7 @@ def refit(seed: int = 0) -> dict[str, Any]:
             "phrasings": {name: len(texts) for name, texts in phrasings().items()},
             "background": len(background()),
             "rounds": ROUNDS,
+            "topics": {"number": TOPICS, "held_out": HELD},
             "seed": seed,
             "kernel": {"gamma": GAMMA, "ridge": RIDGE},
             "command": "python -m router.calibrate",

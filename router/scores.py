@@ -10,15 +10,14 @@ the background gives even a lone specialist something to be told apart from.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import inv
 
 Array = NDArray[np.float64]
 Vectors = NDArray[np.float32]
-GAMMA, RIDGE = 0.5, 0.003  # chosen on the fit questions of calibrate.py
+GAMMA, RIDGE = 2.0, 0.003  # chosen on the fit questions of calibrate.py
 
 
 class Scores:
@@ -33,38 +32,32 @@ class Scores:
         self.points = np.concatenate(classes)
         sizes = np.array([len(rows) for rows in classes])
         labels = np.repeat(np.arange(len(classes)), sizes)
-        self._first_background = len(self.points) - len(background)
-        self._targets = np.eye(len(classes))[labels]
-        ridge = np.diag(RIDGE * sizes[labels])
-        self._factor = cho_factor(self._kernel(self.points) + ridge, lower=True)
-        self._dual: Array = cho_solve(self._factor, self._targets)
+        targets = np.eye(len(classes))[labels]
+        inverse = inv(self._kernel(self.points) + np.diag(RIDGE * sizes[labels]))
+        self._dual: Array = inverse @ targets
+        left_out = targets - self._dual / np.diag(inverse)[:, None]  # exact leave-one-out
+        self._typical = np.array([left_out[labels == i, i].mean() for i in range(len(exemplars))])
 
     def _kernel(self, vectors: Vectors) -> Array:
         kernel: Array = np.exp(-2 * GAMMA * (1 - (vectors @ self.points.T).astype(np.float64)))
         return kernel
 
     def of(self, vectors: Vectors) -> Array:
-        """Scores [n, specialists + 1], about 1 for the class of a vector, the background last."""
-        scores: Array = self._kernel(vectors) @ self._dual
-        return scores
+        """Features [n, specialists, 3] of questions, unit rows [n, d].
 
-    @cached_property
-    def of_background(self) -> Array:
-        """Scores of the background questions, each as if it were not among the points (leave-one-out)."""
-        start = self._first_background
-        inverse = cho_solve(self._factor, np.eye(len(self.points)))
-        left_out: Array = self._targets[start:] - self._dual[start:] / np.diag(inverse)[start:, None]
-        return left_out
+        The score, about 1 for what a specialist is for; its lead over the best other, the background
+        included; and the score that the specialist's own exemplars reach on average when each in turn is left
+        out, which says what to expect: much of a narrow specialist, less of a broad one. Nothing depends on
+        how many specialists there are or what they are called, so one calibrator serves them all.
+        """
+        scores = self._kernel(vectors) @ self._dual
+        return np.stack([scores[:, :-1], lead(scores), np.tile(self._typical, (len(vectors), 1))], axis=2)
 
 
-def features(scores: Array) -> Array:
-    """[n, specialists + 1] scores to [n, specialists, 2]: each specialist's score, and its lead over the best
-    other.
-
-    The background is one of the others, so there always is one. Nothing depends on how many specialists there
-    are or what they are called, so one calibrator serves them all.
-    """
+def lead(scores: Array) -> Array:
+    """Scores [n, classes] to how far each but the last is above the best other [n, classes - 1]."""
     order = np.sort(scores, axis=1)
     best, second = order[:, -1:], order[:, -2:-1]
     own = scores[:, :-1]
-    return np.stack([own, own - np.where(own == best, second, best)], axis=2)
+    ahead: Array = own - np.where(own == best, second, best)
+    return ahead

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.calibrate import Calibrator, background, deal, fit, measure, phrasings, shipped
 from router.embed import Encoder, load_encoder
 from router.route import MAX_CHARACTERS, Entry, Router
-from router.scores import RIDGE, Scores, features
+from router.scores import GAMMA, RIDGE, Scores, lead
 from specialists.domain import BUILT_IN, load
 from specialists.errors import BadInput
 
@@ -29,7 +29,7 @@ COOKING = Entry(
 CHESS = Entry(
     "chess", "2.1.0", ("which chess opening is best", "checkmate with a rook", "chess endgame with a rook")
 )
-KNOWING = Calibrator(8.0, 2.0, -3.0, 0.5)  # for the fake encoder of hashed words
+KNOWING = Calibrator(8.0, 2.0, 0.0, -2.0, 0.0, 0.5)  # for the fake encoder of hashed words
 
 
 def test_a_decision_explains_itself(fake_encoder: Encoder) -> None:
@@ -106,34 +106,46 @@ def units(rng: np.random.Generator, centre: int, n: int) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     scores=st.lists(st.lists(st.floats(-1, 2), min_size=2, max_size=6), min_size=1, max_size=3).filter(
         lambda rows: len({len(row) for row in rows}) == 1
     )
 )
-def test_features_are_the_score_and_its_lead_over_the_best_other(scores: list[list[float]]) -> None:
-    found = features(np.array(scores))
-    for row, got in zip(scores, found, strict=True):
+def test_lead_is_over_the_best_other(scores: list[list[float]]) -> None:
+    for row, got in zip(scores, lead(np.array(scores)), strict=True):
         for i in range(len(row) - 1):
-            others = row[:i] + row[i + 1 :]
-            assert got[i, 0] == row[i] and got[i, 1] == pytest.approx(row[i] - max(others))
+            assert got[i] == pytest.approx(row[i] - max(row[:i] + row[i + 1 :]))
 
 
-def test_leaving_one_out_is_the_same_as_scoring_without_it() -> None:
+def test_scores_point_at_the_class_whatever_the_sizes() -> None:
     rng = np.random.default_rng(0)
-    shown, outside = [units(rng, 0, 5), units(rng, 1, 5)], units(rng, 2, 6)
-    whole = Scores(shown, outside)
-    rest = np.arange(16) != 10  # the first of the background; the others keep their weights
-    labels, sizes = np.repeat([0, 1, 2], [5, 5, 6])[rest], np.array([5, 5, 6])
-    kernel = whole._kernel(whole.points)
-    dual = np.linalg.solve(kernel[np.ix_(rest, rest)] + RIDGE * np.diag(sizes[labels]), np.eye(3)[labels])
-    np.testing.assert_allclose(whole.of_background[0], kernel[10, rest] @ dual, atol=1e-6)
+    scores = Scores([units(rng, 0, 4), units(rng, 1, 40)], units(rng, 2, 90))
+    for centre in range(2):
+        features = scores.of(units(rng, centre, 20))
+        assert (features[:, centre, 1] > 0.3).all() and (features[:, centre, 0] > 0.5).all()
+    assert (scores.of(units(rng, 2, 20))[..., 1] < 0).all()
+
+
+def test_what_is_typical_is_the_score_of_an_exemplar_left_out() -> None:
+    rng = np.random.default_rng(0)
+    shown, outside = units(rng, 0, 5), units(rng, 1, 6)
+    points, labels, sizes = np.concatenate([shown, outside]), np.repeat([0, 1], [5, 6]), np.array([5, 6])
+    kernel = np.exp(-2 * GAMMA * (1 - points.astype(float) @ points.T))
+    left_out = []
+    for i in range(5):
+        rest = np.arange(11) != i  # the others keep their weights
+        ridge = np.diag(RIDGE * sizes[labels[rest]])
+        dual = np.linalg.solve(kernel[np.ix_(rest, rest)] + ridge, np.eye(2)[labels[rest]])
+        left_out.append((kernel[i, rest] @ dual)[0])
+    typical = Scores([shown], outside).of(shown)[..., 2]
+    np.testing.assert_allclose(typical, np.mean(left_out), atol=1e-4)
 
 
 def test_a_fit_on_some_specialists_serves_one_it_never_saw() -> None:
     rng = np.random.default_rng(0)
     questions = {f"s{i}": units(rng, i, 30) for i in range(5)}
-    outside = np.concatenate([units(rng, i, 20) for i in (6, 7)])
+    outside = [units(rng, i, 10) for i in (6, 7) for _ in range(3)]
     seen = {name: rows for name, rows in questions.items() if name != "s4"}
     curve = fit([deal(rng, seen, {}, outside) for _ in range(20)])
     figures = measure(
@@ -186,8 +198,10 @@ def test_the_hand_written_questions_find_their_specialist(rows: list[dict[str, s
     assert np.mean([decision.abstained for decision in outside]) >= 0.85
 
 
-def test_the_shipped_calibrator_is_usable() -> None:
+def test_the_shipped_calibrator_asks_more_of_a_narrow_specialist() -> None:
     curve = shipped()
     assert 0 < curve.threshold < 1
-    sure, unsure = curve.confidence(np.array([[1.0, 0.0, 0.0], [0.1, 0.05, 0.9]])).max(axis=1)
-    assert sure > curve.threshold > unsure
+    sure, unsure, broad, none = curve.confidence(
+        np.array([[[1.0, 0.9, 0.9]], [[0.35, 0.05, 0.9]], [[0.35, 0.05, 0.3]], [[0.0, -0.9, 0.3]]])
+    )[:, 0]
+    assert sure > curve.threshold > unsure and sure > broad > unsure and none < curve.threshold
