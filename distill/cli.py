@@ -32,6 +32,12 @@ def cli() -> None:
     "--examples", "n", type=click.IntRange(1), default=100, show_default=True, help="Training examples."
 )
 @click.option(
+    "--skip",
+    type=click.IntRange(0),
+    default=0,
+    help="Leave out the first so many examples, such as those --start was trained on.",
+)
+@click.option(
     "--test",
     type=click.IntRange(0),
     default=100,
@@ -56,6 +62,7 @@ def train(
     domain: str,
     out: Path,
     n: int,
+    skip: int,
     test: int,
     targets: str | None,
     base: str | None,
@@ -77,7 +84,7 @@ def train(
     if targets is not None:
         chosen["targets"] = tuple(target.strip() for target in targets.split(",") if target.strip())
     found = load(domain)
-    data = examples(found, n)
+    data = examples(found, n, skip=skip)
     weights = find_base(base)
     facts = train(data, weights, out, TrainConfig(**chosen), start)
     card = card_of(found, weights, out, facts)

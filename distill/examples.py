@@ -29,25 +29,25 @@ def held_out(domain: Domain) -> set[str]:
     return {load(name).task("test", index).key for name in variants for index in range(HELD_OUT)}
 
 
-def examples(domain: Domain, n: int, split: str = "train") -> list[Example]:
-    """n checked examples with distinct contents, labels as even as the split allows.
+def examples(domain: Domain, n: int, split: str = "train", skip: int = 0) -> list[Example]:
+    """n checked examples with distinct contents after the first `skip`, labels as even as the split allows.
 
     Raises BadInput when the domain's own worked solution does not pass its own grader, or too few exist.
     """
     seen = held_out(domain)
-    found: list[Example] = []
-    for index in range(20 * n + 100):
-        if len(found) == n:
+    tasks: list[Task] = []
+    for index in range(20 * (skip + n) + 100):
+        if len(tasks) == skip + n:
             break
         task = domain.task(split, index)
         if task.key not in seen:
             seen.add(task.key)
-            found.append(_example(domain, task))
-    if len(found) < n:
+            tasks.append(task)
+    if len(tasks) < skip + n:
         raise BadInput(
-            f"{domain.name} has only {len(found)} distinct {split} examples; ask for at most that many."
+            f"{domain.name} has only {len(tasks)} distinct {split} examples; ask for at most that many."
         )
-    return found
+    return [_example(domain, task) for task in tasks[skip:]]
 
 
 def _example(domain: Domain, task: Task) -> Example:

@@ -14,9 +14,9 @@ from .worked import worked
 
 RANGES: dict[str, Callable[[Random], Problem]] = {"full": full_range, "half-hour": half_hour, "seeds": seeds}
 LONGEST = {
-    "full": 1400,
-    "half-hour": 640,
-    "seeds": 480,
+    "full": 860,
+    "half-hour": 340,
+    "seeds": 260,
 }  # tokens: the longest worked solution and a fifth more
 
 

@@ -1,8 +1,9 @@
-"""The written-out solution a small model can follow.
+"""The written-out solution a small model can follow: a sweep over the day that counts free rooms.
 
-Every operand stands on the page before the decision that needs it: times are rewritten as HHMM, meetings are put in
-order by looking them up hour by hour (a lookup, not a sort), and each meeting compares its start with the end of
-every room in use before it takes one (greedy interval partitioning: Kleinberg and Tardos, Algorithm Design, 4.1).
+Meetings are rewritten as HHMM with a letter each. Then, hour by hour, the minutes at which anything happens are listed
+(a lookup, not a sort), and under each hour one line a moment: who ends, who starts, and how many rooms are free after
+each. Ends come first, since meetings that touch do not conflict. The rooms needed are the meetings under way at the
+busiest moment (Kleinberg and Tardos, Algorithm Design, 4.1). Only a gap's last step compares two times, side by side.
 """
 
 from __future__ import annotations
@@ -23,18 +24,8 @@ def span(meeting: Meeting) -> str:
 def worked(problem: Problem) -> str:
     """The solution as lines, ending in "Answer: ..."."""
     lines = [_header(problem)]
-    lines += [span(meeting) for meeting in problem.meetings]
-    lines.append("By hour")
-    lines += _by_hour(problem)
-    lines.append("Rooms")
-    sweep, rooms, full = _sweep(problem)
-    lines += sweep
-    if problem.kind == "slots":
-        lines.append("Gaps")
-        lines += _gaps(problem, full)
-    else:
-        used = f"Used {' '.join(LETTERS[:rooms])} = {rooms}"
-        lines.append(f"{used}, have {problem.rooms}" if problem.kind == "fits" else used)
+    lines += [f"{span(meeting)} {letter}" for meeting, letter in zip(problem.meetings, LETTERS, strict=False)]
+    lines += _sweep(problem)
     lines.append(f"Answer: {answer(problem)}")
     return "\n".join(lines)
 
@@ -47,44 +38,48 @@ def _header(problem: Problem) -> str:
     return f"Start {problem.minutes} in {problem.rooms}, {span(problem.day)}"
 
 
-def _by_hour(problem: Problem) -> list[str]:
-    ordered = sorted(problem.meetings)
-    hours = range(ordered[0][0] // 60, ordered[-1][0] // 60 + 1)
-    return [" ".join([f"{hour:02d}", *(span(m) for m in ordered if m[0] // 60 == hour)]) for hour in hours]
-
-
-def _sweep(problem: Problem) -> tuple[list[str], int, list[Meeting]]:
-    """Lines, rooms used, and the periods in which every room is taken (slots only)."""
-    ends: list[int] = []
-    lines, full = [], []
-    for start, end in sorted(problem.meetings):
-        checks = [
-            f" {LETTERS[i]}{hhmm(until)} {'free' if until <= start else 'busy'}"
-            for i, until in enumerate(ends)
-        ]
-        busy = [until for until in ends if until > start]
-        room = next((i for i, until in enumerate(ends) if until <= start), len(ends))
-        ends[room : room + 1] = [end]
-        line = f"{span((start, end))}:{''.join(checks)} > {LETTERS[room]}{hhmm(end)}"
-        if problem.kind == "slots" and len(busy) + 1 == problem.rooms:
-            full.append((start, min([end, *busy])))
-            line += f" full {span(full[-1])}"
-        lines.append(line)
-    return lines, len(ends), full
-
-
-def _gaps(problem: Problem, full: list[Meeting]) -> list[str]:
-    """One line a gap: its end less the new meeting's minutes, borrowing hours first, against its beginning."""
-    lines, since = [], problem.day[0]
-    for start, end in [*full, (problem.day[1], problem.day[1])]:
-        hour, minute = divmod(start, 60)
-        while minute < problem.minutes:
-            hour, minute = hour - 1, minute + 60
-        last = start - problem.minutes
-        verdict = "ok" if last >= since else "no"
-        lines.append(
-            f"{span((since, start))}: {hour:02d}h{minute:02d}-{problem.minutes}={last % 60:02d}"
-            f" > {hhmm(last)} {verdict}"
-        )
-        since = end
+def _sweep(problem: Problem) -> list[str]:
+    """The lines of the sweep; it ends early where a meeting finds no room and none may be added."""
+    lines: list[str] = []
+    free, rooms, since = problem.rooms or 0, 0, problem.day[0]
+    moments = sorted({moment for meeting in problem.meetings for moment in meeting})
+    for hour in range(moments[0] // 60, moments[-1] // 60 + 1):
+        within = [moment for moment in moments if moment // 60 == hour]
+        lines.append(" ".join([f"{hour:02d}", *(f"{moment % 60:02d}" for moment in within)]))
+        for moment in within:
+            line, was_full = hhmm(moment), free == 0
+            for (_, end), letter in zip(problem.meetings, LETTERS, strict=False):
+                if end == moment:
+                    free += 1
+                    line += f" -{letter}{free}"
+            for (start, _), letter in zip(problem.meetings, LETTERS, strict=False):
+                if start == moment and free == 0:
+                    if problem.kind == "fits":
+                        return [*lines, f"{line} +{letter} over"]
+                    rooms += 1
+                    line += f" +{letter} new{rooms}"
+                elif start == moment:
+                    free -= 1
+                    line += f" +{letter}{free}"
+            if problem.kind == "slots" and was_full:
+                since = moment
+                line += " open"
+            lines.append(line)
+            if problem.kind == "slots" and free == 0:
+                lines.append(_gap((since, moment), problem.minutes))
+    if problem.kind == "slots":
+        lines.append(_gap((since, problem.day[1]), problem.minutes))
     return lines
+
+
+def _gap(gap: Meeting, minutes: int) -> str:
+    """Does a meeting fit between two moments: the later one less the minutes, hours borrowed first, and the earlier."""
+    since, until = gap
+    if since == until:
+        return f"{span(gap)} no"
+    hour, minute = divmod(until, 60)
+    while minute < minutes:
+        hour, minute = hour - 1, minute + 60
+    last = until - minutes
+    sign, verdict = ("<", "no") if last < since else (">", "ok") if last > since else ("=", "ok")
+    return f"{span(gap)} {hour:02d}h{minute:02d}-{minutes}={last % 60:02d} {hhmm(last)}{sign}{hhmm(since)} {verdict}"

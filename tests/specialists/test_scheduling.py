@@ -69,24 +69,43 @@ def test_every_step_of_a_worked_solution_is_true(index: int) -> None:
     problem: Problem = task.facts["problem"]
     text = domain.worked(task)
     assert domain.verify(task, text.split("Answer: ")[1]).value == "right"
-    hours = text.split("By hour\n")[1].split("\nRooms")[0]
-    assert re.findall(r"\d{4}-\d{4}", hours) == [
-        f"{s // 60:02}{s % 60:02}-{e // 60:02}{e % 60:02}" for s, e in sorted(problem.meetings)
-    ]
-    for start, checks in re.findall(r"^(\d{4})-\d{4}:(.*) >", text, re.MULTILINE):
-        for end, verdict in re.findall(r"[A-L](\d{4}) (free|busy)", checks):
-            assert (end <= start) == (verdict == "free")
-    for hour, minute, less, rest, last in re.findall(r": (\d+)h(\d+)-(\d+)=(\d+) > (\d{4})", text):
+    moments = re.findall(r"^(\d{2})(\d{2})((?: [-+][A-L](?:\d| new\d| over))+)( open)?$", text, re.MULTILINE)
+    assert [60 * int(h) + int(m) for h, m, _, _ in moments] == sorted(
+        {moment for meeting in problem.meetings for moment in meeting}
+    )[: len(moments)]
+    for hour, minute, events, opens in moments:
+        now = 60 * int(hour) + int(minute)
+        assert f"{hour} " in text and re.search(rf"^{hour}( \d\d)* {minute}", text, re.MULTILINE)
+        for sign, letter, after in re.findall(r"([-+])([A-L])(\d| new\d| over)", events):
+            meeting = problem.meetings["ABCDEFGHIJKL".index(letter)]
+            assert meeting[sign == "-"] == now, "a meeting starts or ends at the moment written"
+            if after == " over":
+                assert under_way(problem.meetings, now) > (problem.rooms or 0) and task.answer == "NO"
+        last = re.search(r"[A-L](\d)$", events)
+        if last and problem.rooms:
+            assert int(last[1]) == problem.rooms - under_way(problem.meetings, now)
+        full = problem.kind == "slots" and under_way(problem.meetings, now - 1) == problem.rooms
+        assert bool(opens) == full
+    for since, hour, minute, less, rest, last, sign, since_again, verdict in re.findall(
+        r"^(\d{4})-\d{4} (\d+)h(\d+)-(\d+)=(\d+) (\d{4})([<=>])(\d{4}) (ok|no)$", text, re.MULTILINE
+    ):
         assert int(minute) - int(less) == int(rest)
-        assert f"{hour}{rest}" == last
+        assert f"{hour}{rest}" == last and since == since_again
+        assert {"<": last < since, "=": last == since, ">": last > since}[sign]
+        assert (verdict == "ok") == (sign != "<")
 
 
 def test_a_solution_as_it_is_read() -> None:
-    assert worked(Problem("fits", "easy", ((540, 630), (600, 660), (645, 720)), 2)) == (
-        "Fit in 2\n0900-1030\n1000-1100\n1045-1200\nBy hour\n09 0900-1030\n10 1000-1100 1045-1200\nRooms\n"
-        "0900-1030: > A1030\n1000-1100: A1030 busy > B1100\n1045-1200: A1030 free B1100 busy > A1200\n"
-        "Used A B = 2, have 2\nAnswer: YES"
+    day = ((540, 630), (600, 660), (645, 720))
+    listed = "0900-1030 A\n1000-1100 B\n1045-1200 C\n"
+    assert worked(Problem("fits", "easy", day, 2)) == (
+        f"Fit in 2\n{listed}09 00\n0900 +A1\n10 00 30 45\n1000 +B0\n1030 -A1\n1045 +C0\n"
+        "11 00\n1100 -B1\n12 00\n1200 -C2\nAnswer: YES"
     )
+    assert worked(Problem("fits", "easy", day, 1)).endswith("1000 +B over\nAnswer: NO")
+    assert "\n1000 +B new2\n" in worked(Problem("rooms", "easy", day))
+    slots = worked(Problem("slots", "easy", day, 2, (540, 780), 30))
+    assert "\n1030 -A1 open\n" in slots and "\n0900-1000 09h60-30=30 0930>0900 ok\n" in slots
 
 
 def test_labels_are_balanced_whatever_the_difficulty() -> None:
