@@ -39,7 +39,7 @@ from specialists.paths import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = ROOT / "tests" / "router"
-FILES = ("questions.jsonl", "questions_fresh.jsonl")
+FILES = ("questions.jsonl", "questions_fresh.jsonl", "questions_blind.jsonl")
 NONE = "none"
 KEYWORDS = {  # the best that words alone do: tried in this order
     "cron": r"\bcron",
