@@ -38,6 +38,11 @@ def cli() -> None:
     help="Leave out the first so many examples, such as those --start was trained on.",
 )
 @click.option(
+    "--among",
+    type=click.IntRange(1),
+    help="Take the longest --examples of so many, the labels taking turns.",
+)
+@click.option(
     "--test",
     type=click.IntRange(0),
     default=100,
@@ -63,6 +68,7 @@ def train(
     out: Path,
     n: int,
     skip: int,
+    among: int | None,
     test: int,
     targets: str | None,
     base: str | None,
@@ -77,14 +83,16 @@ def train(
     from router.engine.base import find_base
     from specialists.domain import load
 
-    from .examples import examples
+    from .examples import examples, longest
     from .train import TrainConfig, train
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if targets is not None:
         chosen["targets"] = tuple(target.strip() for target in targets.split(",") if target.strip())
     found = load(domain)
-    data = examples(found, n, skip=skip)
+    data = (
+        longest(examples(found, max(among or n, n), skip=skip), n) if among else examples(found, n, skip=skip)
+    )
     weights = find_base(base)
     facts = train(data, weights, out, TrainConfig(**chosen), start)
     card = card_of(found, weights, out, facts)

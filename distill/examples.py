@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 
 from specialists.domain import Domain, Task, Verdict, grade, load
 from specialists.errors import BadInput
@@ -58,6 +59,15 @@ def _example(domain: Domain, task: Task) -> Example:
             f"The worked solution of {domain.name} item {task.key!r} is {verdict}: mend its worked()."
         )
     return Example(messages(PROMPTS[domain.prompt], task.question), completion, task.key, task.label)
+
+
+def longest(found: Iterable[Example], n: int) -> list[Example]:
+    """The n examples with the longest completions, the labels taking turns: the most steps to learn from n examples."""
+    groups: dict[str, list[Example]] = {}
+    for example in sorted(found, key=lambda example: -len(example.completion)):
+        groups.setdefault(example.label, []).append(example)
+    turns = (example for row in zip_longest(*groups.values()) for example in row if example)
+    return list(islice(turns, n))
 
 
 def balance(found: Iterable[Example]) -> dict[str, int]:

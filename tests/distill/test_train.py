@@ -11,7 +11,7 @@ import torch
 
 from distill import train as module
 from distill.checkpoint import load_checkpoint
-from distill.examples import Example, balance, examples, held_out
+from distill.examples import Example, balance, examples, held_out, longest
 from distill.lora import completion_loss
 from distill.train import TrainConfig, batch_loss, encode, train
 from registry.adapter import WEIGHTS, check
@@ -157,6 +157,23 @@ def test_examples_are_checked_balanced_and_never_tested() -> None:
     assert not keys & {task.key for task in items(domain, "test", 200)} and not keys & held_out(domain)
     assert min(balance(found).values()) > 20
     assert json.dumps(found[0].messages) == json.dumps(examples(domain, 60)[0].messages)
+
+
+def test_skipped_examples_are_those_that_would_have_come_first() -> None:
+    domain = load("scheduling:half-hour")
+    found = examples(domain, 60)
+    assert examples(domain, 40, skip=20) == found[20:]
+
+
+def test_the_longest_examples_of_every_label_in_turn() -> None:
+    found = examples(load("scheduling:half-hour"), 60)
+    chosen = longest(found, 20)
+    assert len({example.key for example in chosen}) == 20
+    for label in ("fits YES", "fits NO"):
+        rest = [e for e in found if e.label == label and e not in chosen]
+        of = [e for e in chosen if e.label == label]
+        assert len(of) == 10
+        assert min(len(e.completion) for e in of) >= max(len(e.completion) for e in rest)
 
 
 def test_examples_refuse_a_domain_that_contradicts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
