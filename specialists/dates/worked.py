@@ -5,7 +5,8 @@ Three lines carry all kinds:
 * a year line, `95-84=11=4*2+3 common`: the last two digits less a multiple of 28 (the weekdays of a century
   repeat after 28 years), then divided by 4 with rest; a year ending in 00 goes on with its century,
   `00-0=0=4*0+0 century 19=4*4+3 common`.
-* a month line, `2025-04:30`: how long that month is; February puts its year line in between.
+* a month line, `2025-04:30`: how long that month is; February puts its year line in between. What is compared with that
+  length stands beside it, `31>30`, before anything follows from the comparison.
 * a sum line, `30+2=32`: one small addition or subtraction.
 
 Weekdays follow the key-value method (year + quarter of the year + codes for century and month + day,
@@ -52,7 +53,8 @@ def _weekday_lines(year: int, month: int, day: int) -> tuple[list[str], int, boo
     """Lines from a date to its weekday, the weekday's number (Sunday = 0), and whether it is a leap year."""
     first, leap = _year_line(year)
     rest = year % 100 % 28
-    century, code = CENTURY_CODES[year // 100], MONTH_CODES[month - 1] - (leap and month <= 2)
+    early = leap and month <= 2  # the leap day is still to come
+    century, code = CENTURY_CODES[year // 100], MONTH_CODES[month - 1] - early
     a = rest + rest // 4
     b = a + century
     c = b + code
@@ -63,7 +65,7 @@ def _weekday_lines(year: int, month: int, day: int) -> tuple[list[str], int, boo
         first,
         f"{rest}+{rest // 4}={a}",
         f"{year // 100}:{century} {a}+{century}={b}",
-        f"{month:02d}:{code} {b}+{code}={c}",
+        f"{month:02d}:{code + 1}-1={code} {b}+{code}={c}" if early else f"{month:02d}:{code} {b}+{code}={c}",
         f"{c}+{day}={total}",
         f"{total}-{total - number}={number} {NAMES[number]}",
     ]
@@ -101,35 +103,39 @@ def _nth(year: int, month: int, place: str, weekday: str) -> tuple[list[str], st
     return lines, f"{year}-{month:02d}-{last:02d}"
 
 
+def _sign(a: int, b: int) -> str:
+    return f"{a}{'<' if a < b else '>' if a > b else '='}{b}"
+
+
 def _between(start: date, end: date) -> tuple[list[str], str]:
     lines = [f"{start} to {end}"]
-    leaps = {}
+    lengths = {}
     for year in range(start.year, end.year + 1):
-        line, leaps[year] = _year_line(year)
-        lines.append(line)
-    counts = []
-    for day in (start, end):
-        count = BEFORE[day.month - 1]
-        line = f"{day.month:02d}:{count}"
-        if leaps[day.year] and day.month > 2:
-            line += f"+1={count + 1}"
-            count += 1
-        counts.append(count)
-        lines.append(line)
+        line, leap = _year_line(year)
+        lengths[year] = 365 + leap
+        lines.append(f"{year} {line}:{lengths[year]}")
+    first, last = (_day_of_year(day, lengths[day.year], lines) for day in (start, end))
     if start.year == end.year:
-        total = counts[1] - counts[0]
-        lines.append(f"{counts[1]}-{counts[0]}={total}")
-        steps = [end.day, -start.day]
-    else:
-        length = 365 + leaps[start.year]
-        total = length - counts[0]
-        lines.append(f"{length}-{counts[0]}={total}")
-        whole = [365 + leaps[year] for year in range(start.year + 1, end.year)]
-        steps = [*whole, counts[1], end.day, -start.day]
-    for step in steps:
-        lines.append(f"{total}{step:+d}={total + step}")
+        total = last - first
+        return [*lines, f"{end.year}:{last}-{first}={total}"], f"{total}"
+    total = lengths[start.year] - first
+    lines.append(f"{start.year}:{lengths[start.year]}-{first}={total}")
+    for year in range(start.year + 1, end.year + 1):
+        step = lengths[year] if year < end.year else last
+        lines.append(f"{year}:{total}+{step}={total + step}")
         total += step
     return lines, f"{total}"
+
+
+def _day_of_year(day: date, length: int, lines: list[str]) -> int:
+    """Write the line that counts the days of a year up to a date, and return the count."""
+    count = BEFORE[day.month - 1]
+    line = f"{day.month:02d}-{day.day:02d}:{count}"
+    if length == 366 and day.month > 2:
+        line += f"+1={count + 1}"
+        count += 1
+    lines.append(f"{line} {count}+{day.day}={count + day.day}")
+    return count + day.day
 
 
 def _forward(day: date, count: int) -> tuple[list[str], str]:
@@ -138,8 +144,8 @@ def _forward(day: date, count: int) -> tuple[list[str], str]:
     while True:
         line, length = _month_line(year, month)
         if total <= length:
-            return [*lines, f"{line} {total} fits"], f"{year}-{month:02d}-{total:02d}"
-        lines.append(f"{line} {total}-{length}={total - length}")
+            return [*lines, f"{line} {_sign(total, length)} fits"], f"{year}-{month:02d}-{total:02d}"
+        lines.append(f"{line} {_sign(total, length)} {total}-{length}={total - length}")
         total -= length
         year, month = (year, month + 1) if month < 12 else (year + 1, 1)
 
@@ -147,12 +153,15 @@ def _forward(day: date, count: int) -> tuple[list[str], str]:
 def _backward(day: date, count: int) -> tuple[list[str], str]:
     if count < day.day:
         left = day.day - count
-        return [f"{day.day}-{count}={left} fits"], f"{day.year}-{day.month:02d}-{left:02d}"
+        return [
+            f"{_sign(count, day.day)} {day.day}-{count}={left} fits"
+        ], f"{day.year}-{day.month:02d}-{left:02d}"
     year, month, left = day.year, day.month, count - day.day
-    lines = [f"{count}-{day.day}={left} left"]
+    lines = [f"{_sign(count, day.day)} {count}-{day.day}={left} left"]
     while True:
         year, month = (year, month - 1) if month > 1 else (year - 1, 12)
         line, length = _month_line(year, month)
+        line += f" {_sign(left, length)}"
         if left < length:
             last = length - left
             return [*lines, f"{line} {length}-{left}={last} fits"], f"{year}-{month:02d}-{last:02d}"
@@ -177,8 +186,7 @@ def _months(day: date, sign: int, count: int) -> tuple[list[str], str]:
         lines.append(f"{month}-{count}={month - count}")
         month -= count
     line, length = _month_line(year, month)
-    fits = day.day <= length
-    lines.append(f"{line} {day.day} {'fits' if fits else f'over {length}'}")
+    lines.append(f"{line} {_sign(day.day, length)} {'fits' if day.day <= length else f'over {length}'}")
     return lines, f"{year}-{month:02d}-{min(day.day, length):02d}"
 
 
