@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from registry.card import Card
 from registry.store import Store
+from registry.version import Version
 
 # Other work on the machine must not fail a test: what an example may take is not measured.
 settings.register_profile("registry", deadline=None)
@@ -135,3 +136,16 @@ def adapter(tmp_path: Path) -> Path:
 def store(tmp_path: Path) -> Store:
     """An empty store with nothing bundled."""
     return Store(tmp_path / "store", bundled=tmp_path / "bundled")
+
+
+@pytest.fixture
+def published(store: Store, adapter: Path, make_card: Callable[..., Card]) -> Version:
+    """scheduling@1.0.0 in the store."""
+    return store.publish(adapter, make_card(adapter))
+
+
+@pytest.fixture
+def exemplars(tmp_path: Path) -> Path:
+    path = tmp_path / "exemplars.txt"
+    path.write_text("\ufeffDo two rooms do?\r\n\n  Reichen zwei Räume?  \n", encoding="utf-8")
+    return path

@@ -1,4 +1,4 @@
-"""The store: publish, resolve, list, register, unregister, and what harm to its files is called."""
+"""The store: publish, resolve, list, unregister, and what harm to its files is called."""
 
 from __future__ import annotations
 
@@ -20,26 +20,9 @@ from registry.version import Version, manifest_of
 from specialists.errors import BadInput, Damaged, Unavailable
 from specialists.prompts import PROMPTS
 
+from .trees import tree
+
 FILES = ["adapter_config.json", "adapter_model.safetensors", "card.json", "manifest.json"]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, but for the lock."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def published(store: Store, adapter: Path, make_card: Callable[..., Card]) -> Version:
-    """scheduling@1.0.0 in the store."""
-    return store.publish(adapter, make_card(adapter))
-
-
-@pytest.fixture
-def exemplars(tmp_path: Path) -> Path:
-    path = tmp_path / "exemplars.txt"
-    path.write_text("\ufeffDo two rooms do?\r\n\n  Reichen zwei Räume?  \n", encoding="utf-8")
-    return path
 
 
 def test_round_trip(store: Store, published: Version, adapter: Path, make_card: Callable[..., Card]) -> None:
@@ -70,15 +53,6 @@ def test_reading_makes_no_folder(store: Store) -> None:
     ):
         store.resolve("x")
     assert not store.home.exists()
-
-
-def test_what_ships_is_sound() -> None:
-    """Every bundled version loads and has the bytes of its manifest."""
-    store = Store()
-    for name in [version.card.name for version in store.list()]:
-        for version in store.versions(name):
-            verify(version)
-    assert store.problems == []
 
 
 def test_own_prompt_file(store: Store, adapter: Path, make_card: Callable[..., Card]) -> None:
@@ -277,149 +251,6 @@ def test_unregister_removes_damaged_versions(store: Store, published: Version) -
     (published.path / "manifest.json").unlink()
     store.unregister("scheduling@1.0.0")
     assert tree(store.home) == {}
-
-
-@pytest.fixture
-def bundled(tmp_path: Path, adapter: Path, make_card: Callable[..., Card]) -> Version:
-    """scheduling@1.1.0 and @1.0.0 ship with the package."""
-    shipped = Store(tmp_path / "bundled", bundled=tmp_path / "nothing")
-    shipped.publish(adapter, make_card(adapter))
-    return shipped.publish(adapter, make_card(adapter, version="1.1.0"))
-
-
-def test_bundled(store: Store, bundled: Version, adapter: Path, make_card: Callable[..., Card]) -> None:
-    before = tree(store.bundled)
-    found = store.resolve("scheduling")
-    assert (found.source, found.path, found.card) == ("bundled", bundled.path, bundled.card)
-    with pytest.raises(BadInput, match="other bytes"):
-        store.publish(adapter, make_card(adapter, version="1.1.0", description="Other words"))
-    assert store.publish(adapter, make_card(adapter, version="1.1.0")) == found
-    own = store.publish(adapter, make_card(adapter, version="1.0.5"))
-    assert store.resolve("scheduling") == own and store.list() == [own]
-    assert [version.ref for version in store.versions("scheduling")] == [
-        "scheduling@1.0.5", "scheduling@1.1.0", "scheduling@1.0.0",
-    ]  # fmt: skip
-    store.unregister("scheduling@1.0.5")
-    assert store.resolve("scheduling") == found
-    assert tree(store.bundled) == before
-
-
-def test_bundled_is_hidden_and_shown_again(
-    store: Store, bundled: Version, adapter: Path, make_card: Callable[..., Card]
-) -> None:
-    store.unregister("scheduling@1.1.0")
-    assert store.resolve("scheduling").card.version == "1.0.0"
-    store.unregister("scheduling")
-    assert store.list() == []
-    with pytest.raises(BadInput, match="`router register scheduling` brings it back"):
-        store.resolve("scheduling")
-    with pytest.raises(BadInput, match="brings it back"):
-        store.unregister("scheduling")
-    own = store.publish(adapter, make_card(adapter, version="3.0.0"))
-    assert store.versions("scheduling") == [own]
-    store.unregister("scheduling")
-    assert store.register(Path("scheduling")).card == bundled.card
-    assert len(store.versions("scheduling")) == 2
-
-
-def test_the_bundled_store_is_filled_by_the_store_itself(
-    tmp_path: Path, adapter: Path, make_card: Callable[..., Card]
-) -> None:
-    """As registry/bundled/README.md says: the same folder as both."""
-    shipped = Store(tmp_path / "bundled", bundled=tmp_path / "bundled")
-    version = shipped.publish(adapter, make_card(adapter))
-    assert shipped.publish(adapter, make_card(adapter)).card == version.card
-    assert shipped.list() == shipped.versions("scheduling") == [version]
-
-
-def test_the_own_copy_stands_in_for_a_damaged_bundled_one(
-    store: Store, bundled: Version, adapter: Path, make_card: Callable[..., Card]
-) -> None:
-    (bundled.path / "adapter_model.safetensors").write_bytes(b"gone")
-    version = store.publish(adapter, make_card(adapter, version="1.1.0"))
-    assert version.source == "local" and store.resolve("scheduling@1.1.0") == version
-    verify(version)
-
-
-def test_register_a_plain_adapter(
-    store: Store, adapter: Path, exemplars: Path, make_adapter: Callable[..., Path], tmp_path: Path
-) -> None:
-    version = store.register(adapter, "rooms", exemplars, "scheduling")
-    assert version.ref == "rooms@1.0.0"
-    assert version.card.exemplars == ("Do two rooms do?", "Reichen zwei Räume?")
-    assert (version.card.parser, version.card.base_weights) == ("answer_line", "unknown")
-    assert version.card.base == "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-    verify(version)
-    assert store.register(adapter, "rooms", exemplars, "scheduling") == version
-    (version.path / "adapter_model.safetensors").write_bytes(
-        b"gone".ljust((adapter / "adapter_model.safetensors").stat().st_size, b"!")
-    )
-    assert store.register(adapter, "rooms", exemplars, "scheduling") == version
-    verify(version)
-    other = make_adapter(tmp_path / "other", seed=1)
-    assert store.register(other, "rooms", exemplars, "scheduling").ref == "rooms@1.0.1"
-    assert (
-        store.register(adapter, "rooms", exemplars, "scheduling").ref == "rooms@1.0.2"
-    )  # the present one again
-    assert store.register(adapter, "rooms", exemplars, "scheduling", parser="scheduling").ref == "rooms@1.0.3"
-
-
-def test_register_takes_a_prompt_from_a_file(
-    store: Store, adapter: Path, exemplars: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "mine.txt").write_text("Plan.")
-    version = store.register(adapter, "rooms", exemplars, f"file:{tmp_path / 'mine.txt'}")
-    assert version.prompt_text() == "Plan."
-    assert store.register(adapter, "rooms", exemplars, f"file:{tmp_path / 'mine.txt'}") == version
-    (tmp_path / "mine.txt").write_text("Plan well.")
-    assert store.register(adapter, "rooms", exemplars, f"file:{tmp_path / 'mine.txt'}").ref == "rooms@1.0.1"
-    (adapter / "prompt.txt").write_text("Beside.")
-    assert store.register(adapter, "rooms", exemplars, "file:prompt.txt").prompt_text() == "Beside."
-
-
-def test_register_says_what_is_missing(
-    store: Store, adapter: Path, exemplars: Path, make_adapter: Callable[..., Path], tmp_path: Path
-) -> None:
-    with pytest.raises(
-        BadInput, match=r"give also a name, exemplars \(a file, one question a line\), a prompt\."
-    ):
-        store.register(adapter)
-    with pytest.raises(BadInput, match="the prompt 'nonsense' is not one of"):
-        store.register(adapter, "rooms", exemplars, "nonsense")
-    with pytest.raises(BadInput, match="nowhere.txt"):
-        store.register(adapter, "rooms", tmp_path / "nowhere.txt", "plain")
-    with pytest.raises(BadInput, match="nowhere.txt"):
-        store.register(adapter, "rooms", exemplars, "file:nowhere.txt")
-    with pytest.raises(BadInput, match="reserved"):
-        store.register(adapter, "base", exemplars, "plain")
-    with pytest.raises(BadInput, match="There is no folder"):
-        store.register(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="There is no folder"):
-        store.register(exemplars)
-    baseless = make_adapter(tmp_path / "baseless", base_model_name_or_path=None)
-    with pytest.raises(BadInput, match="which base"):
-        store.register(baseless, "rooms", exemplars, "plain")
-    assert store.register(baseless, "rooms", exemplars, "plain", base="org/base").card.base == "org/base"
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(Damaged, match=r"adapter_config\.json is missing"):
-        store.register(empty, "rooms", exemplars, "plain")
-
-
-def test_register_a_version_folder(store: Store, published: Version, exemplars: Path, tmp_path: Path) -> None:
-    other = Store(tmp_path / "other", bundled=tmp_path / "nothing")
-    assert other.register(published.path).card == published.card
-    assert tree(other.home) == tree(store.home)
-    with pytest.raises(BadInput, match="leave out"):
-        other.register(published.path, "rooms", exemplars, "plain")
-    config = published.path / "adapter_config.json"
-    config.write_text(config.read_text() + " ")
-    with pytest.raises(Damaged, match=r"adapter_config\.json is not the file"):
-        other.register(published.path)
-    (published.path / "card.json").write_text("{}")
-    (published.path / "manifest.json").unlink()
-    with pytest.raises(Damaged, match=r"card\.json: This card cannot be used: missing field"):
-        other.register(published.path)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
