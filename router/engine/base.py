@@ -195,7 +195,7 @@ def load_tokenizer(base: Base) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
     except Exception as error:  # a broken tokenizer.json surfaces as a bare Exception of the Rust side
-        raise Damaged(_unreadable("tokenizer", base, error)) from error
+        raise Damaged(unreadable("tokenizer", base, error)) from error
     if not tokenizer.chat_template:
         raise Damaged(f"The base in {base.path} has no chat template; use an instruction-tuned model.")
     return tokenizer
@@ -221,12 +221,10 @@ def load_model(base: Base, device: str = "cpu", dtype: str = "bfloat16") -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise Damaged(_unreadable("weights", base, error)) from error
+        raise Damaged(unreadable("weights", base, error)) from error
     if info["missing_keys"]:
         some = ", ".join(sorted(info["missing_keys"])[:3])
-        raise Damaged(
-            _unreadable("weights", base, f"{len(info['missing_keys'])} tensors are missing: {some}")
-        )
+        raise Damaged(unreadable("weights", base, f"{len(info['missing_keys'])} tensors are missing: {some}"))
     given = model.generation_config
     # a new one, to drop the sampling and the repetition penalty that models ship with
     model.generation_config = GenerationConfig(
@@ -235,7 +233,8 @@ def load_model(base: Base, device: str = "cpu", dtype: str = "bfloat16") -> Any:
     return model.to(device).eval()
 
 
-def _unreadable(what: str, base: Base, error: Exception | str) -> str:
+def unreadable(what: str, base: Base, error: Exception | str) -> str:
+    """The sentence for a file of a base that does not open."""
     why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return (
         f"The {what} in {base.path} cannot be opened ({why}): remove that folder, so that it is made again."

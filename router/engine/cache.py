@@ -2,53 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
 
 STEP = 128  # positions by which the buffers grow
 
 
-class GrowingLayer(DynamicLayer):
-    """Appends in place into a buffer with room to spare, where DynamicLayer copies everything at every token."""
+class Layer:
+    """Keys and values [rows, heads, positions, size] of one layer, appended to in buffers with room to spare."""
 
-    keys: Tensor
-    values: Tensor
-    buffers: tuple[Tensor, Tensor] | None = None
+    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
+        self.keys, self.values = keys, values
+        self._buffers: tuple[Tensor, Tensor] | None = None
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        if self.buffers is None or self.buffers[0].shape[-2] < end:
-            rows, heads, _, size = key_states.shape
-            room = end + STEP
+    @property
+    def length(self) -> int:
+        """Positions held."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add positions at the end; everything held, with them."""
+        start = self.length
+        end = start + keys.shape[2]
+        if self._buffers is None or self._buffers[0].shape[2] < end:
+            rows, heads, _, size = keys.shape
             grown = (
-                key_states.new_empty(rows, heads, room, size),
-                value_states.new_empty(rows, heads, room, size),
+                keys.new_empty(rows, heads, end + STEP, size),
+                values.new_empty(rows, heads, end + STEP, size),
             )
-            if start:
+            if self.keys is not None and self.values is not None:
                 grown[0][:, :, :start], grown[1][:, :, :start] = self.keys, self.values
-            self.buffers = grown
-        self.buffers[0][:, :, start:end], self.buffers[1][:, :, start:end] = key_states, value_states
-        self.keys, self.values = self.buffers[0][:, :, :end], self.buffers[1][:, :, :end]
+            self._buffers = grown
+        self._buffers[0][:, :, start:end], self._buffers[1][:, :, start:end] = keys, values
+        self.keys, self.values = self._buffers[0][:, :, :end], self._buffers[1][:, :, :end]
         return self.keys, self.values
 
-    def put(self, keys: Tensor, values: Tensor) -> None:
-        """Replace the contents."""
-        if not self.is_initialized:
-            self.lazy_initialization(keys, values)
-        self.keys, self.values, self.buffers = keys, values, None
 
-
-def new_cache(model: Any) -> Cache:
-    """An empty cache for a model whose layers all attend to everything."""
-    return Cache(layers=[GrowingLayer() for _ in range(model.config.num_hidden_layers)])
+Cache = list[Layer]
 
 
 def joined(old: Cache | None, keep: list[int], new: Cache | None, start: int, width: int) -> Cache:
@@ -56,17 +46,18 @@ def joined(old: Cache | None, keep: list[int], new: Cache | None, start: int, wi
 
     Rows end at the same, last position (padding is on the left), `width` positions long.
     """
-    parts = [(cache, rows) for cache, rows in ((old, keep), (new, None)) if cache is not None and rows != []]
-    result = Cache(layers=[GrowingLayer() for _ in (parts[0][0].layers)])
-    for index, layer in enumerate(result.layers):
-        sides = []
-        for side in ("keys", "values"):
-            pieces = []
-            for cache, rows in parts:
-                tensor = getattr(cache.layers[index], side)
-                tensor = tensor if rows is None else tensor[torch.tensor(rows), :, start:]
-                tensor = tensor[:, :, -width:]
-                pieces.append(torch.nn.functional.pad(tensor, (0, 0, width - tensor.shape[2], 0)))
-            sides.append(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
-        layer.put(*sides)
-    return result
+    rows = torch.tensor(keep, dtype=torch.long)
+
+    def both(index: int, side: str) -> Tensor:
+        pieces = []
+        if old is not None and keep:
+            pieces.append(getattr(old[index], side)[rows, :, start:])
+        if new is not None:
+            pieces.append(getattr(new[index], side))
+        pieces = [piece[:, :, -width:] for piece in pieces]
+        pieces = [torch.nn.functional.pad(piece, (0, 0, width - piece.shape[2], 0)) for piece in pieces]
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+    some = new if new is not None else old
+    assert some is not None
+    return [Layer(both(index, "keys"), both(index, "values")) for index in range(len(some))]

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +14,11 @@ from torch import Tensor
 from registry.adapter import check
 from specialists.errors import BadInput
 
-from .base import Base, load_model, load_tokenizer
-from .cache import joined, new_cache
+from .base import Base
+from .cache import Cache, joined
+from .chat import open_chat
 from .lora import Adapter, Mixer, can_pack, read_adapter, wrap
+from .model import open_model
 
 MAX_BATCH = 64  # rows under way at once
 PREFILL_TOKENS = 4096  # prompt positions, padding included, computed in one forward
@@ -70,14 +71,12 @@ class Engine:
 
     def __init__(self, base: Base, dtype: str = "bfloat16") -> None:
         self.base = base
-        self.tokenizer = load_tokenizer(base)
-        self.model = load_model(base, dtype=dtype)
+        self.chat = open_chat(base)
+        self.model = open_model(base, dtype)
         self.layers = wrap(self.model)
         self.adapters: dict[str, Adapter] = {}
         self._mixer = Mixer(self.layers, self.adapters)
-        stop = self.model.generation_config.eos_token_id
-        self._stop = set(stop if isinstance(stop, list) else [stop])
-        self._stop.add(self.tokenizer.eos_token_id)
+        self._stop = self.model.stop | {self.chat.stop}
 
     def add(self, name: str, folder: Path) -> None:
         """Check an adapter whole against the base and keep it under `name`; raises Damaged with every mismatch."""
@@ -92,12 +91,6 @@ class Engine:
         """Forget an adapter."""
         self.adapters.pop(name, None)
         self._mixer.forget()
-
-    def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of the messages in the base's own chat template, up to where the answer begins."""
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
 
     @torch.inference_mode()
     def generate(
@@ -138,8 +131,8 @@ class Engine:
             raise BadInput(
                 f"No adapter {request.adapter!r} is loaded; loaded: {', '.join(self.adapters) or 'none'}."
             )
-        prompt = self.prompt_ids(request.messages)
-        longest = self.model.config.max_position_embeddings
+        prompt = self.chat.prompt_ids(request.messages)
+        longest = self.model.longest
         if len(prompt) >= longest:
             raise BadInput(
                 f"The question has {len(prompt)} tokens and the base reads at most {longest}; shorten it."
@@ -147,8 +140,7 @@ class Engine:
         return _Row(index, request.adapter, prompt, min(request.max_new_tokens, longest - len(prompt)))
 
     def _text(self, row: _Row) -> str:
-        text: str = self.tokenizer.decode(row.written, skip_special_tokens=True)
-        return text
+        return self.chat.decode(row.written)
 
     def _stream(self, row: _Row, on_token: OnToken | None) -> None:
         if on_token is None:
@@ -198,7 +190,7 @@ class _Batch:
         self.engine = engine
         self.rows: list[_Row] = []
         self._changed: list[_Row] = []
-        self._cache: Any = None
+        self._cache: Cache = []
         self._seen = torch.zeros(0, 0, dtype=torch.bool)  # [rows, positions]: is there a token
 
     @property
@@ -219,7 +211,7 @@ class _Batch:
             row.started = now
             ids[i, width - len(row.prompt) :] = torch.tensor(row.prompt)
             seen[i, width - len(row.prompt) :] = True
-        cache = new_cache(self.engine.model)
+        cache = self.engine.model.empty_cache()
         self.engine._mixer.set([row.adapter for row in rows])
         tokens = self._forward(ids, seen, cache)
         self._merge(list(range(len(self.rows))), cache, seen)
@@ -247,10 +239,10 @@ class _Batch:
         if self.rows:
             self.engine._mixer.set([row.adapter for row in self.rows])
 
-    def _merge(self, keep: list[int], cache: Any, seen: Tensor | None) -> None:
+    def _merge(self, keep: list[int], cache: Cache | None, seen: Tensor | None) -> None:
         old = self._seen[torch.tensor(keep, dtype=torch.long)]
         if not keep and cache is None:
-            self._cache, self._seen = None, torch.zeros(0, 0, dtype=torch.bool)
+            self._cache, self._seen = [], torch.zeros(0, 0, dtype=torch.bool)
             return
         start = int(old.int().argmax(1).min()) if keep else old.shape[1]
         old = old[:, start:]
@@ -259,19 +251,9 @@ class _Batch:
         parts = [part for part in (old if keep else None, seen) if part is not None]
         self._seen = torch.cat([torch.nn.functional.pad(part, (width - part.shape[1], 0)) for part in parts])
 
-    def _forward(self, ids: Tensor, seen: Tensor, cache: Any) -> list[int]:
+    def _forward(self, ids: Tensor, seen: Tensor, cache: Cache) -> list[int]:
         """The most likely next token of every row."""
-        positions = (seen.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        model = self.engine.model
-        attend: Tensor | None = seen.long()
-        hidden = model.model(
-            input_ids=ids,
-            attention_mask=attend,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1:]
-        chosen: list[int] = model.lm_head(hidden)[:, -1].argmax(-1).tolist()
+        chosen: list[int] = self.engine.model.logits(ids, seen, cache).argmax(-1).tolist()
         return chosen
 
     def _take_tokens(self, rows: list[_Row], tokens: list[int]) -> None:

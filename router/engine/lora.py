@@ -93,7 +93,6 @@ def can_pack(model: Any) -> bool:
     ops = torch.ops.mkldnn
     return (
         model.dtype == torch.bfloat16
-        and model.device.type == "cpu"
         and hasattr(ops, "_linear_pointwise")
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )

@@ -63,12 +63,12 @@ def test_peft_loads_what_we_train(base: Base, some: list[Example], tmp_path: Pat
     train(some, base, tmp_path / "a", CONFIG)
     engine = Engine(base, dtype="float32")
     engine.add("a", tmp_path / "a")
-    ids = torch.tensor([engine.prompt_ids(some[0].messages)])
+    ids = torch.tensor([engine.chat.prompt_ids(some[0].messages)])
     plain: Any = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
     out = PeftModel.from_pretrained(plain, tmp_path / "a").generate(
         input_ids=ids, max_new_tokens=6, do_sample=False
     )
-    said = engine.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    said = engine.chat.decode(out[0, ids.shape[1] :].tolist())
     assert engine.generate([Request(some[0].messages, "a", 6)])[0].text == said
 
 

@@ -34,9 +34,9 @@ def peft_says(engine: Engine, tiny_base: Path, adapter: Path | None, text: str, 
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     if adapter:
         model = PeftModel.from_pretrained(model, adapter)
-    ids = torch.tensor([engine.prompt_ids(chat(text))])
+    ids = torch.tensor([engine.chat.prompt_ids(chat(text))])
     out = model.generate(input_ids=ids, max_new_tokens=n, do_sample=False)
-    said: str = engine.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    said: str = engine.chat.decode(out[0, ids.shape[1] :].tolist())
     return said
 
 

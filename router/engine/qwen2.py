@@ -1,0 +1,216 @@
+"""Qwen2's forward in plain torch, for starting fast and decoding many rows.
+
+Importing transformers' own takes longer than opening the weights and reading a question together (the figures are in
+reports/cold_start.json). The arithmetic is that of transformers.models.qwen2, operation by operation, and the module
+names are the same, so that adapters fit. Anything but plain Qwen2 goes through transformers (anymodel.py).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from .cache import Cache, Layer
+
+
+class _Linear(nn.Linear):
+    """Without random values, which are never used and cost a second of imports on the meta device."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class _Embedding(nn.Embedding):
+    def reset_parameters(self) -> None:
+        pass
+
+
+class _Norm(nn.Module):
+    """RMSNorm in float32, scaled in the model's own type."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * (wide * scale).to(x.dtype)
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        width, heads, groups = (
+            config["hidden_size"],
+            config["num_attention_heads"],
+            config["num_key_value_heads"],
+        )
+        self.size = config.get("head_dim") or width // heads
+        self.groups = groups
+        self.q_proj = _Linear(width, heads * self.size)
+        self.k_proj = _Linear(width, groups * self.size)
+        self.v_proj = _Linear(width, groups * self.size)
+        self.o_proj = _Linear(heads * self.size, width, bias=False)
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer) -> Tensor:
+        rows, time, _ = x.shape
+        split = (rows, time, -1, self.size)
+        q = _turned(self.q_proj(x).view(split).transpose(1, 2), turn)
+        k = _turned(self.k_proj(x).view(split).transpose(1, 2), turn)
+        k, v = layer.append(k, self.v_proj(x).view(split).transpose(1, 2))
+        if time == 1:  # the query heads that share a key head are so many questions to it
+            y = scaled_dot_product_attention(q.reshape(rows, self.groups, -1, self.size), k, v, mask)
+        else:
+            shared = q.shape[1] // self.groups
+            k, v = (side.repeat_interleave(shared, 1) for side in (k, v))
+            y = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
+            y = y.transpose(1, 2)
+        out: Tensor = self.o_proj(y.reshape(rows, time, -1))
+        return out
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = _Linear(width, inner, bias=False)
+        self.up_proj = _Linear(width, inner, bias=False)
+        self.down_proj = _Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class _Block(nn.Module):
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.self_attn = _Attention(config)
+        self.mlp = _Mlp(config["hidden_size"], config["intermediate_size"])
+        self.input_layernorm = _Norm(config["hidden_size"], config["rms_norm_eps"])
+        self.post_attention_layernorm = _Norm(config["hidden_size"], config["rms_norm_eps"])
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), turn, mask, layer)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class _Stack(nn.Module):
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.embed_tokens = _Embedding(config["vocab_size"], config["hidden_size"])
+        self.layers = nn.ModuleList(_Block(config) for _ in range(config["num_hidden_layers"]))
+        self.norm = _Norm(config["hidden_size"], config["rms_norm_eps"])
+
+
+class Qwen2(nn.Module):
+    """The model: embeddings, blocks, norm and output head."""
+
+    def __init__(self, config: dict[str, Any], stop: set[int]) -> None:
+        super().__init__()
+        self.model = _Stack(config)
+        self.lm_head = _Linear(config["hidden_size"], config["vocab_size"], bias=False)
+        self.stop = stop
+        self.longest: int = config["max_position_embeddings"]
+        size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        steps = torch.arange(0, size, 2, device="cpu").float() / size  # real even while the module is meta
+        self.frequencies = 1.0 / _theta(config) ** steps
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.model.norm.weight.dtype
+
+    def empty_cache(self) -> Cache:
+        """A cache that holds nothing yet."""
+        return [Layer() for _ in self.model.layers]
+
+    def logits(self, ids: Tensor, seen: Tensor, cache: Cache) -> Tensor:
+        """Scores [rows, vocabulary] of the token after ids [rows, time], which are appended to the cache.
+
+        seen [rows, positions held and new] is False where there is padding; it stands on the left.
+        """
+        time = ids.shape[1]
+        x = self.model.embed_tokens(ids)
+        positions = (seen.long().cumsum(1) - 1).clamp(min=0)[:, -time:]
+        angles = (positions[:, :, None].float() * self.frequencies).repeat(1, 1, 2)[:, None]
+        turn = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        mask = _mask(seen, time)
+        for block, layer in zip(self.model.layers, cache, strict=True):
+            x = block(x, turn, mask, layer)
+        out: Tensor = self.lm_head(self.model.norm(x[:, -1]))
+        return out
+
+
+def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), the halves of a head paired."""
+    cos, sin = turn
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat((-second, first), -1) * sin
+
+
+def _mask(seen: Tensor, time: int) -> Tensor | None:
+    """What each of the last `time` positions may look at, [rows, 1, time, positions]; None: whatever came before it."""
+    if bool(seen.all()) and (time == 1 or time == seen.shape[1]):
+        return None
+    positions = seen.shape[1]
+    own = torch.ones(time, positions, dtype=torch.bool).tril(positions - time)
+    itself = torch.eye(time, positions, dtype=torch.bool).roll(
+        positions - time, 1
+    )  # so that padding sees something
+    return ((seen[:, None, :] & own) | itself)[:, None]
+
+
+def _theta(config: dict[str, Any]) -> float:
+    rope = config.get("rope_parameters") or {}
+    return float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+
+
+def is_plain(config: dict[str, Any]) -> bool:
+    """Whether a model is a Qwen2 without what this file leaves out: scaled positions, windows, quantised weights."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return (
+        config.get("model_type") == "qwen2"
+        and config.get("hidden_act") == "silu"
+        and rope.get("rope_type", rope.get("type", "default")) == "default"
+        and not config.get("use_sliding_window")
+        and "quantization_config" not in config
+    )
+
+
+def open_qwen2(folder: Path, dtype: torch.dtype) -> Qwen2:
+    """Open a folder of safetensors by memory map. Raises KeyError when tensors are missing, or as safetensors does."""
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    index = folder / "model.safetensors.index.json"
+    names = (
+        sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if index.exists()
+        else ["model.safetensors"]
+    )
+    tensors = {key: value for name in names for key, value in load_file(folder / name).items()}
+    if config.get("tie_word_embeddings") or "lm_head.weight" not in tensors:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    with torch.device("meta"):
+        model = Qwen2(config, _stop(folder, config))
+    missing = sorted(model.state_dict().keys() - tensors.keys())
+    if missing:
+        raise KeyError(f"{len(missing)} tensors are missing: {', '.join(missing[:3])}")
+    model.load_state_dict({key: tensors[key].to(dtype) for key in model.state_dict()}, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def _stop(folder: Path, config: dict[str, Any]) -> set[int]:
+    """The tokens that end an answer, from generation_config.json or else config.json."""
+    path = folder / "generation_config.json"
+    given = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    ends = given.get("eos_token_id", config.get("eos_token_id"))
+    return set(ends if isinstance(ends, list) else [] if ends is None else [ends])
