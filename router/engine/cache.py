@@ -41,10 +41,19 @@ class Layer:
 Cache = list[Layer]
 
 
+def repeated(cache: Cache, rows: int) -> Cache:
+    """A cache of one row, seen as that many rows."""
+    found = []
+    for layer in cache:
+        assert layer.keys is not None and layer.values is not None
+        found.append(Layer(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)))
+    return found
+
+
 def joined(old: Cache | None, keep: list[int], new: Cache | None, start: int, width: int) -> Cache:
     """A cache of the rows `keep` of old, from position `start` on, followed by the rows of new.
 
-    Rows end at the same, last position (padding is on the left), `width` positions long.
+    Rows end at the same, last position (padding is before a row's own tokens), `width` positions long.
     """
     rows = torch.tensor(keep, dtype=torch.long)
 

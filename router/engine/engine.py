@@ -15,13 +15,14 @@ from registry.adapter import check
 from specialists.errors import BadInput
 
 from .base import Base
-from .cache import Cache, joined
+from .cache import Cache, joined, repeated
 from .chat import open_chat
 from .lora import Adapter, Mixer, can_pack, read_adapter, wrap
 from .model import open_model
 
 MAX_BATCH = 64  # rows under way at once
 PREFILL_TOKENS = 4096  # prompt positions, padding included, computed in one forward
+SHARE_FROM = 16  # tokens that prompts must have in common to be worth a forward of their own
 PACK_FROM = 8  # requests from which packing the weights (about a second) pays
 
 OnToken = Callable[[int, str], None]
@@ -183,8 +184,15 @@ def _take(waiting: deque[_Row], room: int) -> list[_Row]:
     return taken
 
 
+def _shared(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts begin with, the last of each left out: there must be one to go on from."""
+    low, high = min(prompts), max(prompts)
+    most = min(map(len, prompts)) - 1
+    return next((i for i in range(most) if low[i] != high[i]), most)
+
+
 class _Batch:
-    """Rows decoding together, padded on the left so that all end at the same position."""
+    """Rows decoding together, padded before their own tokens so that all end at the same position."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -202,16 +210,32 @@ class _Batch:
         return self._changed
 
     def join(self, rows: list[_Row]) -> None:
-        """Prefill rows and put them with the others."""
-        width = max(len(row.prompt) for row in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        seen = torch.zeros(len(rows), width, dtype=torch.bool)
+        """Prefill rows, which have one adapter, and put them with the others.
+
+        What all prompts begin with, such as the specialist's own prompt, is computed once.
+        """
         now = time.monotonic()
-        for i, row in enumerate(rows):
+        for row in rows:
             row.started = now
-            ids[i, width - len(row.prompt) :] = torch.tensor(row.prompt)
-            seen[i, width - len(row.prompt) :] = True
-        cache = self.engine.model.empty_cache()
+        model = self.engine.model
+        self.engine._mixer.set([rows[0].adapter])
+        shared = _shared([row.prompt for row in rows]) if len(rows) > 1 else 0
+        cache = model.empty_cache()
+        if shared >= SHARE_FROM:
+            model.logits(
+                torch.tensor([rows[0].prompt[:shared]]), torch.ones(1, shared, dtype=torch.bool), cache
+            )
+            cache = repeated(cache, len(rows))
+        else:
+            shared = 0
+        width = max(len(row.prompt) for row in rows) - shared
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        seen = torch.zeros(len(rows), shared + width, dtype=torch.bool)
+        seen[:, :shared] = True
+        for i, row in enumerate(rows):
+            own = row.prompt[shared:]
+            ids[i, width - len(own) :] = torch.tensor(own)
+            seen[i, shared + width - len(own) :] = True
         self.engine._mixer.set([row.adapter for row in rows])
         tokens = self._forward(ids, seen, cache)
         self._merge(list(range(len(self.rows))), cache, seen)
@@ -253,7 +277,7 @@ class _Batch:
 
     def _forward(self, ids: Tensor, seen: Tensor, cache: Cache) -> list[int]:
         """The most likely next token of every row."""
-        chosen: list[int] = self.engine.model.logits(ids, seen, cache).argmax(-1).tolist()
+        chosen: list[int] = self.engine.model.logits(ids, seen, cache).max(-1).indices.tolist()
         return chosen
 
     def _take_tokens(self, rows: list[_Row], tokens: list[int]) -> None:

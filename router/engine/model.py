@@ -29,7 +29,7 @@ class Model(Protocol):
     def logits(self, ids: Tensor, seen: Tensor, cache: Cache) -> Tensor:
         """Scores [rows, vocabulary] of the token after ids [rows, time], which are appended to the cache.
 
-        seen [rows, positions held and new] is False where there is padding; it stands on the left.
+        seen [rows, positions held and new] is False where there is padding, which no token attends to.
         """
         ...
 

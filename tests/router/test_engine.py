@@ -61,6 +61,20 @@ def test_a_mixed_batch_says_what_peft_says_one_by_one(
     assert len({said[0], engine.generate([Request(chat("hi"), "two", 12)])[0].text, said[5]}) == 3
 
 
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_prompt_computed_once_for_many_changes_no_answer(
+    tiny_base: Path, tiny_adapter: Callable[..., Path], plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.engine.model.is_plain", lambda config: plain)
+    engine = Engine(find_base(str(tiny_base)), dtype="float32")
+    engine.add("one", tiny_adapter("one", scale=0.6))
+    system = {"role": "system", "content": "You answer questions of this one kind, step by step."}
+    requests = [Request([system, *chat(q)], a, 9) for a in ("one", None) for q in (*QUESTIONS, QUESTIONS[0])]
+    assert module._shared([engine.chat.prompt_ids(r.messages) for r in requests]) >= module.SHARE_FROM
+    said = [generation.text for generation in engine.generate(requests)]
+    assert said == [engine.generate([request])[0].text for request in requests]
+
+
 def test_streams_every_character_once_and_reports_truncation(engine: Engine) -> None:
     pieces: dict[int, str] = {0: "", 1: ""}
     done: dict[int, Generation] = {}
