@@ -5,63 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from registry.store import Store, Version, verify
+from specialists.errors import BadInput
 from specialists.parsers import PARSERS
 from specialists.prompts import PROMPTS, messages
 
+from .answer import Answer, Status
+
 if TYPE_CHECKING:
+    from .claude import Claude
     from .engine.engine import Engine, Generation, Request
     from .route import Decision, Entry, Router
 
 BASE_TOKENS = 512  # how far the base may write when it answers alone
+CLAUDE_TOKENS = 1024  # how far Claude may write, which includes what it thinks first
 BASE, AUTO = "base", "auto"  # what `specialist` can be besides a name: no specialist, or the one that fits
-HISTORY = 4  # earlier turns that the base sees in a conversation
+CLAUDE = "claude"  # what `fallback` can be besides "base" and "none"
+HISTORY = 4  # earlier turns that the base or Claude sees in a conversation
 
 Turns = Sequence[tuple[str, str]]
 T = TypeVar("T")
-
-
-class Status(StrEnum):
-    """What became of a question. Only `answered` comes from a specialist and holds an answer of its form."""
-
-    ANSWERED = "answered"
-    UNPARSED = "unparsed"
-    TRUNCATED = "truncated"
-    HANDED_ON = "handed_on"
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A decision and what came of it.
-
-    answer: the parsed answer, or the whole text where the base answered alone; None if there is none. text:
-    all that was generated. seconds: from the start of generation. notes: what to know of the weights used.
-    """
-
-    decision: Decision
-    status: Status
-    answer: str | None = None
-    text: str = ""
-    tokens: int = 0
-    seconds: float = 0.0
-    first_token_seconds: float = 0.0
-    notes: tuple[str, ...] = field(default=(), compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """The stable JSON object of `router ask --json`."""
-        return {
-            **self.decision.to_json(),
-            "answer": self.answer,
-            "text": self.text,
-            "status": str(self.status),
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 3),
-        }
 
 
 def clean(question: str) -> str:
@@ -122,8 +87,9 @@ class Asker:
     """Answers questions, loading the encoder and the base once and only if they are needed.
 
     base: where the base weights are (see engine.base.find_base). specialist: a name or name@version that
-    answers whatever is asked, "base" for none, "auto" for the one that fits. fallback: "base" or "none", for
-    questions that fit no specialist. max_new_tokens: in place of what the cards say.
+    answers whatever is asked, "base" for none, "auto" for the one that fits. fallback: "base", "claude" or
+    "none", for questions that fit no specialist. max_new_tokens: in place of what the cards say.
+    claude_model, budget (dollars): for that fallback only (see fallback.open_claude).
     """
 
     def __init__(
@@ -133,6 +99,8 @@ class Asker:
         fallback: str = BASE,
         max_new_tokens: int | None = None,
         store: Store | None = None,
+        claude_model: str | None = None,
+        budget: float | None = None,
     ) -> None:
         self.store = store or Store()
         self.fallback = fallback
@@ -143,12 +111,21 @@ class Asker:
         self._notes: dict[str, str | None] = {}  # adapter -> note on its base, once it is loaded
         self.routed = specialist == AUTO
         self._forced = None if specialist in (AUTO, BASE) else self.store.resolve(specialist)
+        self.claude: Claude | None = None
+        if fallback == CLAUDE:
+            from .fallback import open_claude
+
+            self.claude = open_claude(claude_model, budget)
+        elif claude_model or budget is not None:
+            raise BadInput(
+                "A Claude model and a budget are of use with --fallback claude only; add it or drop them."
+            )
 
     def prepare(self, engine: bool = True) -> None:
         """Load what answering needs: the encoder in a thread, the base here, where Ctrl-C reaches it."""
         if self.routed and self._router is None:
             self._router = later(lambda: open_router(self.store))
-        if engine and not (self.routed and self.fallback == "none"):
+        if engine and not (self.routed and self.fallback != BASE):
             self._open()
 
     def decide(self, questions: Sequence[str]) -> list[Decision]:
@@ -173,13 +150,14 @@ class Asker:
         on_token: Callable[[int, str], None] | None = None,
         history: Turns = (),
     ) -> list[Answer]:
-        """Answer decided questions together, in one batch.
+        """Answer decided questions together, in one batch; those for Claude one after another.
 
-        on_token gets the index of the decision and a piece of text. history: earlier (question, answer)
-        turns; only the base sees them, because a specialist was trained on single questions.
+        on_token gets the index of the decision and a piece of text generated here. history: earlier (question,
+        answer) turns; no specialist sees them, because it was trained on single questions.
         """
-        wanted = [i for i, decision in enumerate(decisions) if not self._refuses(decision)]
-        answers = [Answer(decision, Status.REFUSED) for decision in decisions]
+        wanted = [i for i, decision in enumerate(decisions) if self._stays(decision)]
+        # Claude first: a missing key or network then shows before minutes of generating.
+        answers = [self._elsewhere(decision, history) for decision in decisions]
         if not wanted:
             return answers
         versions = [self._version(decisions[i]) for i in wanted]
@@ -194,8 +172,18 @@ class Asker:
             answers[i] = _read(decisions[i], version, generation, (note,) if note else ())
         return answers
 
-    def _refuses(self, decision: Decision) -> bool:
-        return self.fallback == "none" and self.hands_on(decision)
+    def _stays(self, decision: Decision) -> bool:
+        """Whether a question is answered on this machine."""
+        return self.fallback == BASE or not self.hands_on(decision)
+
+    def _elsewhere(self, decision: Decision, history: Turns) -> Answer:
+        """Claude's answer to a question that does not stay; a refusal where nobody is asked (yet)."""
+        if self.claude is None or self._stays(decision):
+            return Answer(decision, Status.REFUSED)
+        from .fallback import ask_claude
+
+        turns = _turns(decision.question, history)
+        return ask_claude(self.claude, decision, turns, self.max_new_tokens or CLAUDE_TOKENS)
 
     def _version(self, decision: Decision) -> Version | None:
         if decision.specialist is None:
@@ -211,12 +199,7 @@ class Asker:
         from .engine.engine import Request
 
         if version is None:
-            conversation = messages(PROMPTS["plain"], question)
-            for asked, said in reversed(history[-HISTORY:]):
-                conversation[1:1] = [
-                    {"role": "user", "content": asked},
-                    {"role": "assistant", "content": said},
-                ]
+            conversation = [*messages(PROMPTS["plain"], question)[:1], *_turns(question, history)]
             return Request(conversation, None, self.max_new_tokens or BASE_TOKENS)
         self._load(version)
         length = self.max_new_tokens or version.card.max_new_tokens
@@ -232,6 +215,17 @@ class Asker:
             verify(version)
             engine.add(version.ref, version.path)
             self._notes[version.ref] = note
+
+
+def _turns(question: str, history: Turns) -> list[dict[str, str]]:
+    """A conversation up to the question, without what nobody answered."""
+    answered = [(asked, said) for asked, said in history if said.strip()][-HISTORY:]
+    turns = [
+        {"role": role, "content": text}
+        for turn in answered
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return [*turns, {"role": "user", "content": question}]
 
 
 def _read(decision: Decision, version: Version | None, said: Generation, notes: tuple[str, ...]) -> Answer:

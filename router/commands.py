@@ -18,6 +18,7 @@ from .render import (
     Page,
     batches,
     explain_answer,
+    explain_bill,
     explain_route,
     note,
     print_json,
@@ -26,7 +27,8 @@ from .render import (
 )
 
 if TYPE_CHECKING:
-    from .ask import Answer, Asker
+    from .answer import Answer
+    from .ask import Asker
     from .route import Decision
 
 NO_ANSWER = FELL_SHORT = 1  # exit codes: a text without an answer; a specialist not shown to be better
@@ -54,10 +56,20 @@ def _answering(command: F) -> F:
         ),
         click.option(
             "--fallback",
-            type=click.Choice(["base", "none"]),
+            type=click.Choice(["base", "none", "claude"]),
             default="base",
             show_default=True,
-            help="Where no specialist fits: the base without adapter answers, or nobody does.",
+            help="Where no specialist fits: the base without adapter answers, or nobody, or Claude, who is "
+            "sent the question and paid.",
+        ),
+        click.option(
+            "--claude-model", metavar="ID", help="Which Claude; else the setting, else the cheapest."
+        ),
+        click.option(
+            "--budget",
+            type=click.FloatRange(0),
+            metavar="DOLLARS",
+            help="The most Claude may cost.  [default: 0.05]",
         ),
         _base,
         click.option(
@@ -79,7 +91,8 @@ def ask(question: tuple[str, ...], explain: bool, as_json: bool, **options: Any)
     The answer goes to stdout, the worked steps and remarks to stderr. Without QUESTION it is read from
     standard input; with - every line is a question, and one JSON object a line comes out, in order.
     """
-    from .ask import Asker, Status, clean
+    from .answer import Status
+    from .ask import Asker, clean
 
     if question == ("-",):
         _ask_lines(Asker(**options))
@@ -90,6 +103,8 @@ def ask(question: tuple[str, ...], explain: bool, as_json: bool, **options: Any)
     answer = _ask(asker, text, explain, quiet=as_json)
     if as_json:
         print_json(answer.to_json())
+    if answer.status is Status.REFUSED and asker.claude:
+        raise Refused(answer.decision.reason)
     if answer.status is Status.REFUSED:
         raise Refused(
             f"This question was refused ({answer.decision.reason}); rephrase it, or allow --fallback base."
@@ -99,17 +114,21 @@ def ask(question: tuple[str, ...], explain: bool, as_json: bool, **options: Any)
 
 def _ask(asker: Asker, text: str, explain: bool, quiet: bool = False, history: Any = ()) -> Answer:
     """Answer one question, printing it as it is generated unless quiet."""
-    from .ask import Status
+    from .answer import Status
 
     (decision,) = asker.decide([text])
     if explain:
         explain_route(decision)
     if asker.hands_on(decision) and asker.fallback == "base" and not quiet:
         note(f"{decision.reason}: the base answers, without an adapter.")
+    elif asker.hands_on(decision) and asker.claude:
+        note(f"{decision.reason}: asking {asker.claude.model}.")
     page = Page(decision, explain)
     (answer,) = asker.answer([decision], None if quiet else page.token, history)
     if not quiet and answer.status is not Status.REFUSED:
         page.end(answer)
+    if answer.model:
+        explain_bill(answer.model, answer.dollars)
     if answer.status is Status.UNPARSED:
         note(f"{decision.specialist} wrote no answer that could be read; rephrase the question.")
     elif answer.status is Status.TRUNCATED:
@@ -138,13 +157,17 @@ def _each_line(work: Callable[[list[str]], Sequence[Any]], refuse: Callable[[Dec
 
 
 def _ask_lines(asker: Asker) -> None:
-    from .ask import Answer, Status
+    from .answer import Answer, Status
 
     asker.prepare()
-    _each_line(
-        lambda questions: asker.answer(asker.decide(questions)),
-        refuse=lambda decision: Answer(decision, Status.REFUSED),
-    )
+    try:
+        _each_line(
+            lambda questions: asker.answer(asker.decide(questions)),
+            refuse=lambda decision: Answer(decision, Status.REFUSED),
+        )
+    finally:  # what was spent is told even when a later line fails
+        if asker.claude and asker.claude.budget.spent:
+            explain_bill(asker.claude.model, asker.claude.budget.spent)
 
 
 @click.command()
@@ -176,9 +199,10 @@ def route(question: tuple[str, ...], explain: bool, as_json: bool) -> None:
 def chat(explain: bool, **options: Any) -> None:
     """Answer questions one after another.
 
-    Each goes to the specialist that fits it. A specialist sees one question at a time; only the base, which
-    answers where none fits, sees the last few turns. Ctrl-C stops an answer, Ctrl-D ends the conversation.
+    Each goes to the specialist that fits it. A specialist sees one question at a time; only the base or Claude,
+    answering where none fits, sees the last few turns. Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
+    from .answer import Status
     from .ask import Asker
 
     asker = Asker(**options)
@@ -202,6 +226,8 @@ def chat(explain: bool, **options: Any) -> None:
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
         else:
+            if answer.status is Status.REFUSED:
+                note(answer.decision.reason)
             turns.append((text, answer.text))
 
 

@@ -14,7 +14,7 @@ import click
 from specialists.errors import BadInput
 
 if TYPE_CHECKING:
-    from .ask import Answer
+    from .answer import Answer
     from .route import Decision
 
 BATCH = 16  # lines answered together: decoding is bound by memory, so sixteen cost little more than one
@@ -111,6 +111,13 @@ def explain_answer(answer: Answer) -> None:
         f"  {answer.tokens} tokens in {answer.seconds:.1f} s ({rate:.0f} tokens/s), "
         f"the first after {answer.first_token_seconds:.1f} s"
     )
+
+
+def explain_bill(model: str, dollars: float) -> None:
+    """What a model elsewhere cost."""
+    from .ledger import money
+
+    note(f"{model} cost {money(dollars)}." if dollars else f"{model} cost nothing: its answer was kept.")
 
 
 class Page:

@@ -7,6 +7,7 @@ Each test has a home and a cache of its own. `tiny_base` is a random Qwen2 small
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -43,8 +44,11 @@ def isolated(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv("ROUTER_CACHE", str(tmp_path / "cache"))
         for name in ("ROUTER_BASE", "ROUTER_ENCODER"):
             monkeypatch.delenv(name, raising=False)
-    for name in ("ROUTER_DEBUG", "NO_COLOR"):
+    for name in ("ROUTER_DEBUG", "NO_COLOR", "ROUTER_CLAUDE_MODEL"):
         monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
+        monkeypatch.delenv(name)  # no test can spend a developer's money
+    monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path / "no-anthropic"))
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_ask_refuses_what_is_no_question(question: str, run: Run, monkeypatch: p
 def test_ask_with_an_unknown_specialist_or_base(run: Run, served: Any) -> None:
     done = run("ask", "--specialist", "colour", "x")
     assert done.exit_code == 2 and "colours" in done.stderr and done.stderr.count("\n") == 1
-    assert run("ask", "--fallback", "claude", "x").exit_code == 2
+    assert run("ask", "--fallback", "gpt", "x").exit_code == 2
 
 
 def test_interrupted_answer(run: Run, served: Any) -> None:
