@@ -7,7 +7,7 @@ Three lines carry all kinds:
   `00-0=0=4*0+0 century 19=4*4+3 common`.
 * a month line, `2025-04:30`: how long that month is; February puts its year line in between. What is compared with that
   length stands beside it, `31>30`, before anything follows from the comparison.
-* a sum line, `30+2=32`: one small addition or subtraction.
+* a sum line, `30+2=32`: one small addition or subtraction; with three digits, hundreds, tens and units apart.
 
 Weekdays follow the key-value method (year + quarter of the year + codes for century and month + day,
 modulo 7, with Sunday = 0); the usual month codes are shifted by one so that 2000 to 2099 need no correction.
@@ -107,6 +107,22 @@ def _sign(a: int, b: int) -> str:
     return f"{a}{'<' if a < b else '>' if a > b else '='}{b}"
 
 
+def _plus(a: int, b: int) -> str:
+    """a+b, or a+b for a negative b, with the tens before the units once a has three digits."""
+    sign, size = ("+", 1) if b >= 0 else ("-", -1)
+    steps = []
+    for part in [b] if a < 100 and abs(b) < 100 else [size * part for part in _places(abs(b))]:
+        steps.append(f"{a}{sign}{abs(part)}={a + part}")
+        a += part
+    return " ".join(steps)
+
+
+def _places(number: int) -> list[int]:
+    """Hundreds, tens and units that are not 0; [0] for 0."""
+    parts = [number // 100 * 100, number // 10 % 10 * 10, number % 10]
+    return [part for part in parts if part] or [0]
+
+
 def _between(start: date, end: date) -> tuple[list[str], str]:
     lines = [f"{start} to {end}"]
     lengths = {}
@@ -116,13 +132,12 @@ def _between(start: date, end: date) -> tuple[list[str], str]:
         lines.append(f"{year} {line}:{lengths[year]}")
     first, last = (_day_of_year(day, lengths[day.year], lines) for day in (start, end))
     if start.year == end.year:
-        total = last - first
-        return [*lines, f"{end.year}:{last}-{first}={total}"], f"{total}"
+        return [*lines, f"{end.year}:{_plus(last, -first)}"], f"{last - first}"
     total = lengths[start.year] - first
-    lines.append(f"{start.year}:{lengths[start.year]}-{first}={total}")
+    lines.append(f"{start.year}:{_plus(lengths[start.year], -first)}")
     for year in range(start.year + 1, end.year + 1):
         step = lengths[year] if year < end.year else last
-        lines.append(f"{year}:{total}+{step}={total + step}")
+        lines.append(f"{year}:{_plus(total, step)}")
         total += step
     return lines, f"{total}"
 
@@ -130,11 +145,11 @@ def _between(start: date, end: date) -> tuple[list[str], str]:
 def _day_of_year(day: date, length: int, lines: list[str]) -> int:
     """Write the line that counts the days of a year up to a date, and return the count."""
     count = BEFORE[day.month - 1]
-    line = f"{day.month:02d}-{day.day:02d}:{count}"
+    line = f"{day} {length}:{count}"
     if length == 366 and day.month > 2:
         line += f"+1={count + 1}"
         count += 1
-    lines.append(f"{line} {count}+{day.day}={count + day.day}")
+    lines.append(f"{line} {_plus(count, day.day)}")
     return count + day.day
 
 
@@ -176,14 +191,15 @@ def _months(day: date, sign: int, count: int) -> tuple[list[str], str]:
         month += count
         while month > 12:
             year += 1
-            lines.append(f"{month}-12={month - 12} {year}")
+            lines.append(f"{_sign(month, 12)} {month}-12={month - 12} {year}")
             month -= 12
+        lines.append(_sign(month, 12))
     else:
         while month <= count:
             year -= 1
-            lines.append(f"{month}+12={month + 12} {year}")
+            lines.append(f"{_sign(month, count)} {month}+12={month + 12} {year}")
             month += 12
-        lines.append(f"{month}-{count}={month - count}")
+        lines.append(f"{_sign(month, count)} {month}-{count}={month - count}")
         month -= count
     line, length = _month_line(year, month)
     lines.append(f"{line} {_sign(day.day, length)} {'fits' if day.day <= length else f'over {length}'}")
