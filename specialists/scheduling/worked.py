@@ -78,8 +78,15 @@ def _gap(gap: Meeting, minutes: int) -> str:
     if since == until:
         return f"{span(gap)} no"
     hour, minute = divmod(until, 60)
+    steps = [f"{hour:02d}h{minute:02d}{_sign(minute, minutes)}{minutes}"]
     while minute < minutes:
         hour, minute = hour - 1, minute + 60
+        steps.append(f"{hour:02d}h{minute}{_sign(minute, minutes)}{minutes}")
     last = until - minutes
-    sign, verdict = ("<", "no") if last < since else (">", "ok") if last > since else ("=", "ok")
-    return f"{span(gap)} {hour:02d}h{minute:02d}-{minutes}={last % 60:02d} {hhmm(last)}{sign}{hhmm(since)} {verdict}"
+    steps.append(f"{minute}-{minutes}={last % 60:02d}")
+    verdict = "no" if last < since else "ok"
+    return f"{span(gap)} {' '.join(steps)} {hhmm(last)}{_sign(last, since)}{hhmm(since)} {verdict}"
+
+
+def _sign(a: int, b: int) -> str:
+    return "<" if a < b else ">" if a > b else "="

@@ -86,13 +86,20 @@ def test_every_step_of_a_worked_solution_is_true(index: int) -> None:
             assert int(last[1]) == problem.rooms - under_way(problem.meetings, now)
         full = problem.kind == "slots" and under_way(problem.meetings, now - 1) == problem.rooms
         assert bool(opens) == full
-    for since, hour, minute, less, rest, last, sign, since_again, verdict in re.findall(
-        r"^(\d{4})-\d{4} (\d+)h(\d+)-(\d+)=(\d+) (\d{4})([<=>])(\d{4}) (ok|no)$", text, re.MULTILINE
-    ):
-        assert int(minute) - int(less) == int(rest)
-        assert f"{hour}{rest}" == last and since == since_again
-        assert {"<": last < since, "=": last == since, ">": last > since}[sign]
-        assert (verdict == "ok") == (sign != "<")
+    for number, sign, other in re.findall(r"(?:h| )(\d+)([<=>])(\d+)", text):
+        assert {"<": int(number) < int(other), "=": int(number) == int(other), ">": int(number) > int(other)}[
+            sign
+        ]
+    gaps = r"^(\d{4})-(\d\d)(\d\d) .*?(\d\d)h(\d+)[=>]\d+ (\d+)-(\d+)=(\d\d) (\d{4})[<=>](\d{4}) (ok|no)$"
+    found = re.findall(gaps, text, re.MULTILINE)
+    assert len(found) == len(re.findall(r" (?:ok|no)$", text, re.MULTILINE)) - len(
+        re.findall(r"^(\d{4})-\1 no$", text, re.MULTILINE)
+    )
+    for since, until, past, hour, minute, again, less, rest, last, since_again, verdict in found:
+        assert minute == again and int(less) == problem.minutes and since == since_again
+        assert 60 * int(until) + int(past) == 60 * int(hour) + int(minute)
+        assert int(minute) - int(less) == int(rest) and f"{hour}{rest}" == last
+        assert (verdict == "ok") == (last >= since)
 
 
 def test_a_solution_as_it_is_read() -> None:
@@ -105,7 +112,7 @@ def test_a_solution_as_it_is_read() -> None:
     assert worked(Problem("fits", "easy", day, 1)).endswith("1000 +B over\nAnswer: NO")
     assert "\n1000 +B new2\n" in worked(Problem("rooms", "easy", day))
     slots = worked(Problem("slots", "easy", day, 2, (540, 780), 30))
-    assert "\n1030 -A1 open\n" in slots and "\n0900-1000 09h60-30=30 0930>0900 ok\n" in slots
+    assert "\n1030 -A1 open\n" in slots and "\n0900-1000 10h00<30 09h60>30 60-30=30 0930>0900 ok\n" in slots
 
 
 def test_labels_are_balanced_whatever_the_difficulty() -> None:
