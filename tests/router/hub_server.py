@@ -10,18 +10,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from .loopback import Handler, Loopback
 
 _INFO = re.compile(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/([^/]+))?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
-class HubServer:
+class HubServer(Loopback):
     """with HubServer() as hub: commit = hub.add("org/name", folder); then point HF_ENDPOINT at hub.url."""
 
     def __init__(self) -> None:
@@ -34,9 +33,7 @@ class HubServer:
         self.cuts = 0
         self.on_cut: Callable[[], object] = lambda: None  # called before the connection is closed
         self.gated: set[str] = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(self._handler())
 
     def add(self, id: str, folder: Path) -> str:
         """Serve a folder as the newest commit of a repository; returns the commit."""
@@ -47,23 +44,8 @@ class HubServer:
             self.shas[id, revision] = sha
         return sha
 
-    def __enter__(self) -> HubServer:
-        Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _handler(hub) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the request's below
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
+    def _handler(hub) -> type[Handler]:  # noqa: N805 - `self` is the request's below
+        class Answers(Handler):
             def do_HEAD(self) -> None:
                 self.do_GET()
 
@@ -122,7 +104,7 @@ class HubServer:
                 else:
                     self.wfile.write(body)
 
-        return Handler
+        return Answers
 
 
 def _files(folder: Path) -> list[Path]:

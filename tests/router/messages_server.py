@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from types import TracebackType
 from typing import Any
+
+from .loopback import Handler, Loopback
 
 KINDS = {
     400: "invalid_request_error",
@@ -22,7 +21,7 @@ KINDS = {
 }
 
 
-class MessagesServer:
+class MessagesServer(Loopback):
     """with MessagesServer() as server: server.say("Hello."); then point ANTHROPIC_BASE_URL at server.url.
 
     Replies come in the order they were queued; without one the server answers "ok".
@@ -33,9 +32,7 @@ class MessagesServer:
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []  # seconds of the monotonic clock at which each request came
         self._replies: deque[dict[str, Any]] = deque()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(self._handler())
 
     def say(
         self, text: str = "ok", stop: str = "end_turn", delay: float = 0.0, **usage: int
@@ -67,23 +64,8 @@ class MessagesServer:
         self._replies.append({"status": status, "body": body, **options})
         return self
 
-    def __enter__(self) -> MessagesServer:
-        Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _handler(server) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the request's below
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
+    def _handler(server) -> type[Handler]:  # noqa: N805 - `self` is the request's below
+        class Answers(Handler):
             def do_POST(self) -> None:
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 server.times.append(time.monotonic())
@@ -104,4 +86,4 @@ class MessagesServer:
                 self.end_headers()
                 self.wfile.write(reply["body"])
 
-        return Handler
+        return Answers

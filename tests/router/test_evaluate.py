@@ -1,155 +1,19 @@
-"""Batch evaluation against a scripted engine: arms, resumption, questions of one's own, what is shown."""
+"""Batch evaluation against a scripted engine: arms, resumption, what is shown."""
 
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from registry.card import Card
 from registry.report import Report, table
 from registry.store import Version
-from router.arms import Tools
-from router.evaluate import human, run, shortfalls
+from router.evaluate import human, shortfalls
 from router.saved import CHUNK, Saved
 from specialists import domain as domains
-from specialists.domain import Task, Verdict, draw
 from specialists.errors import BadInput, Damaged, Unavailable
 
-
-class Sums:
-    """Additions, labelled odd or even; "big" has larger numbers, and verify looks at facts."""
-
-    prompt, parser, max_new_tokens = "plain", "answer_line", 20
-
-    def __init__(self, variant: str = "") -> None:
-        self.name = "sums"
-        self.offset = 1000 if variant == "big" else 0
-
-    def task(self, split: str, index: int) -> Task:
-        def make(rng: Any) -> Task:
-            a, b = rng.randint(0, 99) + self.offset, rng.randint(0, 99)
-            parity = "odd" if (a + b) % 2 else "even"
-            sure = {"total": a + b}
-            return Task(self.name, "sum", f"What is {a} + {b}?", str(a + b), f"{a}+{b}", "easy", parity, sure)
-
-        return draw(self.name, split, index, make)
-
-    def verify(self, task: Task, answer: str | None) -> Verdict:
-        if answer is None:
-            return Verdict.UNPARSED
-        return Verdict.RIGHT if int(answer) == task.facts["total"] else Verdict.WRONG
-
-    def worked(self, task: Task) -> str:
-        return f"Answer: {task.answer}"
-
-    def heuristics(self) -> Mapping[str, Callable[[Task], str]]:
-        return {"zero": lambda task: "0", "hundred": lambda task: "100"}
-
-    def exemplars(self) -> list[str]:
-        return ["What is 1 + 1?"]
-
-
-def total(question: str) -> int:
-    a, b = question.removeprefix("What is ").removesuffix("?").split(" + ")
-    return int(a) + int(b)
-
-
-def right(question: str) -> tuple[str, bool]:
-    return f"Adding up.\nAnswer: {total(question)}", False
-
-
-@dataclass
-class FakeEngine:
-    """Specialists add up, base answers what `base` says. `stop_after` interrupts after so many answers."""
-
-    base: Callable[[str], tuple[str, bool]] = lambda question: ("I cannot say.", False)
-    specialist: Callable[[str], tuple[str, bool]] = right
-    stop_after: int | None = None
-    adapters: dict[str, Path] = field(default_factory=dict)
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-    batches: list[int] = field(default_factory=list)
-
-    def add(self, name: str, folder: Path) -> None:
-        self.adapters[name] = folder
-
-    def generate(
-        self, requests: Sequence[Any], *, on_done: Callable[[int, Any], None] | None = None
-    ) -> list[Any]:
-        self.batches.append(len(requests))
-        made = []
-        for index in reversed(range(len(requests))):  # answers come in any order
-            if self.stop_after is not None and len(self.asked) == self.stop_after:
-                raise KeyboardInterrupt
-            request = requests[index]
-            assert request.adapter is None or request.adapter in self.adapters
-            question = request.messages[-1]["content"]
-            self.asked.append((question, request.adapter))
-            text, truncated = (self.specialist if request.adapter else self.base)(question)
-            made.append(SimpleNamespace(text=text, tokens=len(text.split()), truncated=truncated))
-            assert on_done
-            on_done(index, made[-1])
-        return made[::-1]
-
-
-class FakeStore:
-    def __init__(self, folder: Path, *names: str) -> None:
-        self.folder, self.names = folder, names
-
-    def list(self) -> list[Version]:
-        return [self.resolve(name) for name in self.names]
-
-    def resolve(self, ref: str) -> Version:
-        name, _, version = ref.partition("@")
-        if name not in self.names:
-            raise BadInput(f"There is no specialist {name!r}.")
-        card = Card(
-            name=name,
-            version=version or "1.0.0",
-            description="adds",
-            base="toy",
-            base_weights="unknown",
-            adapter="0" * 64,
-            prompt="plain",
-            parser="answer_line",
-            exemplars=("What is 1 + 1?",),
-            max_new_tokens=20,
-            report={"training": {"examples": 7}},
-        )
-        return Version(card, self.folder / name, "local")
-
-
-class FakeRouter:
-    def __init__(self, choose: Callable[[str], str | None]) -> None:
-        self.choose = choose
-
-    def route_many(self, questions: Sequence[str]) -> list[Any]:
-        return [SimpleNamespace(specialist=self.choose(question)) for question in questions]
-
-
-@pytest.fixture(autouse=True)
-def sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("toy_sums")
-    module.Sums = Sums  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "toy_sums", module)
-    monkeypatch.setitem(domains.BUILT_IN, "sums", "toy_sums:Sums")
-
-
-def evaluate(
-    tmp_path: Path,
-    engine: FakeEngine | None = None,
-    choose: Callable[[str], str | None] = lambda question: "sums",
-    check: Callable[[Version], object] = lambda version: None,
-    base: str = "toy@00",
-    **options: Any,
-) -> Any:
-    store = FakeStore(tmp_path, "sums", "stranger")
-    tools = Tools(engine or FakeEngine(), base, store, lambda: FakeRouter(choose), check)
-    return run(**({"names": ["sums"], "n": 20, "progress": False} | options), tools=tools)
+from .scripted import FakeEngine, Sums, evaluate, right, total, toy_domain  # noqa: F401 - toy_domain is a fixture of every test
 
 
 def test_the_stable_json_of_both_arms(tmp_path: Path) -> None:
@@ -334,87 +198,6 @@ def test_without_names_every_specialist_with_a_domain_is_evaluated(tmp_path: Pat
 def test_bad_input_is_one_sentence(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         evaluate(tmp_path, **options)
-
-
-def questions(tmp_path: Path, *lines: object) -> Path:
-    path = tmp_path / "mine.jsonl"
-    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
-    return path
-
-
-def test_own_questions_are_graded_by_the_specialist_they_name(tmp_path: Path) -> None:
-    path = questions(
-        tmp_path,
-        {"question": "What is 1 + 2?", "answer": 3, "specialist": "sums"},
-        "",
-        {"question": "What is 1 + 2?", "answer": "4", "specialist": "sums"},
-        {"question": "What is 2 + 2?", "answer": "Answer: 4.", "specialist": "stranger"},
-    )
-    result = evaluate(tmp_path, questions=path, names=None)
-    assert result["command"] == f"router eval --questions {path} --arm specialist --arm base"
-    sums, stranger = result["domains"]["sums"], result["domains"]["stranger"]
-    assert (sums["n"], sums["arms"]["specialist"]["right"], sums["arms"]["specialist"]["wrong"]) == (2, 1, 1)
-    assert (stranger["n"], stranger["arms"]["specialist"]["accuracy"], stranger["majority"]) == (1, 1.0, 1.0)
-    assert (sums["split"], sums["heuristic"]) == ("own", None)
-    assert shortfalls(result)[0].startswith("sums: the specialist's interval starts at 9.5%")
-
-
-def test_own_questions_without_a_specialist_go_where_the_router_says(tmp_path: Path) -> None:
-    lines = [{"question": f"What is {a} + 1?", "answer": str(a + 1)} for a in range(6)]
-    path = questions(tmp_path, *lines)
-
-    def choose(question: str) -> str | None:
-        return "sums" if total(question) > 2 else None
-
-    entry = evaluate(tmp_path, choose=choose, questions=path, names=None)["domains"]["questions"]
-    assert (entry["n"], entry["arms"]["specialist"]["right"], entry["arms"]["specialist"]["refused"]) == (
-        6,
-        4,
-        2,
-    )
-    assert entry["arms"]["base"]["unparsed"] == 6
-    named = evaluate(tmp_path, choose=choose, questions=path, names=["sums"])["domains"]["sums"]
-    assert (named["n"], named["arms"]["specialist"]["right"]) == (6, 6)
-
-
-def test_verify_accepts_what_exact_match_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A domain whose verify reads numbers takes 7 for the expected 07."""
-    monkeypatch.setattr(
-        Sums,
-        "verify",
-        lambda self, task, answer: Verdict.RIGHT if int(answer) == int(task.answer) else Verdict.WRONG,
-    )
-    path = questions(tmp_path, {"question": "What is 3 + 4?", "answer": "07", "specialist": "sums"})
-    entry = evaluate(tmp_path, questions=path, names=None)["domains"]["sums"]
-    assert entry["arms"]["specialist"]["right"] == 1
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 2 is not JSON"),
-        ("[1]", "line 2 is not an object"),
-        ({"question": "What?"}, "line 2 has no answer"),
-        ({"question": " ", "answer": "1"}, "line 2 has no question"),
-        ({"question": "What?", "answer": True}, "line 2 has no answer"),
-        ({"question": "What?", "answer": "1", "gold": "1"}, "unknown field 'gold'"),
-        ({"question": "What?", "answer": "1", "specialist": 3}, "line 2 has a specialist"),
-        ({"question": "What?", "answer": "1", "specialist": "nobody"}, "no specialist 'nobody'"),
-        ("[" * 100_000, "line 2 is not JSON"),
-    ],
-)
-def test_a_bad_line_is_named(tmp_path: Path, line: object, message: str) -> None:
-    path = questions(tmp_path, {"question": "What is 1 + 1?", "answer": "2", "specialist": "sums"}, line)
-    with pytest.raises(BadInput, match=message):
-        evaluate(tmp_path, questions=path, names=None)
-
-
-@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00"])
-def test_a_file_without_questions_is_told(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "mine.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(BadInput, match="mine.jsonl"):
-        evaluate(tmp_path, questions=path, names=None)
 
 
 def test_shortfalls_name_every_rival_that_is_not_beaten(tmp_path: Path) -> None:
