@@ -90,9 +90,9 @@ def train(
     if targets is not None:
         chosen["targets"] = tuple(target.strip() for target in targets.split(",") if target.strip())
     found = load(domain)
-    data = (
-        longest(examples(found, max(among or n, n), skip=skip), n) if among else examples(found, n, skip=skip)
-    )
+    data = examples(found, max(among or n, n), skip=skip)
+    if among:
+        data = longest(data, n)
     weights = find_base(base)
     facts = train(data, weights, out, TrainConfig(**chosen), start)
     card = card_of(found, weights, out, facts)

@@ -2,7 +2,7 @@
 
 Importing transformers' own takes longer than opening the weights and reading a question together (the figures are in
 reports/cold_start.json). The arithmetic is that of transformers.models.qwen2, operation by operation, and the module
-names are the same, so that adapters fit. Anything but plain Qwen2 goes through transformers (anymodel.py).
+names are the same, so that adapters fit. Anything but plain Qwen2 goes through transformers (model.py).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Attention(nn.Module):
             config["num_attention_heads"],
             config["num_key_value_heads"],
         )
-        self.size = config.get("head_dim") or width // heads
+        self.size = _head_size(config)
         self.groups = groups
         self.q_proj = _Linear(width, heads * self.size)
         self.k_proj = _Linear(width, groups * self.size)
@@ -119,7 +119,7 @@ class Qwen2(nn.Module):
         self.lm_head = _Linear(config["hidden_size"], config["vocab_size"], bias=False)
         self.stop = stop
         self.longest: int = config["max_position_embeddings"]
-        size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        size = _head_size(config)
         steps = torch.arange(0, size, 2, device="cpu").float() / size  # real even while the module is meta
         self.frequencies = 1.0 / _theta(config) ** steps
 
@@ -166,6 +166,10 @@ def _mask(seen: Tensor, time: int) -> Tensor | None:
         positions - time, 1
     )  # so that padding sees something
     return ((seen[:, None, :] & own) | itself)[:, None]
+
+
+def _head_size(config: dict[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _theta(config: dict[str, Any]) -> float:

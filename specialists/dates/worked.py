@@ -108,7 +108,7 @@ def _sign(a: int, b: int) -> str:
 
 
 def _plus(a: int, b: int) -> str:
-    """a+b, or a+b for a negative b, with the tens before the units once a has three digits."""
+    """The sum a+b, or the difference for a negative b; hundreds, tens and units apart if either has three digits."""
     sign, size = ("+", 1) if b >= 0 else ("-", -1)
     steps = []
     for part in [b] if a < 100 and abs(b) < 100 else [size * part for part in _places(abs(b))]:
