@@ -21,9 +21,10 @@ from router.engine.base import Base, load_model, load_tokenizer
 from specialists.errors import BadInput, Damaged
 from specialists.paths import write_atomic
 
+from .autograd import completion_loss, use_attention
 from .checkpoint import load_checkpoint, save_checkpoint
 from .examples import Example, balance
-from .lora import ALL_LINEAR, LoraLinear, attach, completion_loss, load_peft, save_peft
+from .lora import ALL_LINEAR, LoraLinear, attach, load_peft, save_peft
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def train(
     layers = attach(model, config.targets, config.rank, config.alpha, config.seed)
     if start:
         load_peft(layers, start)
+    use_attention(model)
     model.train()
     steps = max(1, round(config.epochs * len(encoded) / config.batch_size))
     log, seconds, tokens = _loop(model, layers, encoded, out, config, identity, steps)

@@ -160,7 +160,8 @@ class Evaluation:
         said = messages(prompt, item.task.question)
         weights = who.adapter if who else None
         where = (_name(item.group), self.split, item.task.key)
-        key = key_of(*where, self.tools.base, weights, arm, said, budget)
+        # Not of the arm: what router and specialist are asked alike is answered once.
+        key = key_of(*where, self.tools.base, weights, said, budget)
         return Ask(key, said, who.ref if who else None, budget)
 
     def measure(self, arm: str, saved: Saved, progress: bool) -> list[Outcome]:

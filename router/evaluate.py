@@ -1,7 +1,8 @@
 """Batch evaluation: the same items for every arm, graded, paired, and saved as they are answered.
 
 Arms: `specialist` (its adapter), `base` (the same prompt and items without adapter) and `routed` (the items
-of all chosen domains in one shuffled stream, each answered by whoever the router names).
+of all chosen domains in one shuffled stream, each answered by whoever the router names; what that specialist
+answered in its own arm is not generated again, and counts the same seconds).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The written-out solution a small model can follow: a sweep over the day that counts free rooms.
 
-Meetings are rewritten as HHMM with a letter each. Then, hour by hour, the minutes at which anything happens are listed
-(a lookup, not a sort), and under each hour one line a moment: who ends, who starts, and how many rooms are free after
-each. Ends come first, since meetings that touch do not conflict. The rooms needed are the meetings under way at the
-busiest moment (Kleinberg and Tardos, Algorithm Design, 4.1). Only a gap's last step compares two times, side by side.
+Meetings are rewritten as `0900+A 1030-A`: every time is followed by what happens then, so that finding who starts or
+ends at a moment is to look for the moment and copy what stands behind it. Then, hour by hour, the minutes at which
+anything happens are listed (a lookup, not a sort), and under each hour one line a moment: who ends, who starts, and how
+many rooms are free after each. Ends come first, since meetings that touch do not conflict. The rooms needed are the
+meetings under way at the busiest moment (Kleinberg and Tardos, Algorithm Design, 4.1). Only a gap's last step compares
+two times, side by side.
 """
 
 from __future__ import annotations
@@ -24,8 +26,13 @@ def span(meeting: Meeting) -> str:
 def worked(problem: Problem) -> str:
     """The solution as lines, ending in "Answer: ..."."""
     lines = [_header(problem)]
-    lines += [f"{span(meeting)} {letter}" for meeting, letter in zip(problem.meetings, LETTERS, strict=False)]
+    lines += [
+        f"{hhmm(start)}+{letter} {hhmm(end)}-{letter}"
+        for (start, end), letter in zip(problem.meetings, LETTERS, strict=False)
+    ]
     lines += _sweep(problem)
+    if problem.kind == "rooms":
+        lines.append(f"How many: {answer(problem)}")
     lines.append(f"Answer: {answer(problem)}")
     return "\n".join(lines)
 
@@ -51,16 +58,16 @@ def _sweep(problem: Problem) -> list[str]:
             for (_, end), letter in zip(problem.meetings, LETTERS, strict=False):
                 if end == moment:
                     free += 1
-                    line += f" -{letter}{free}"
+                    line += f"-{letter}{free}"
             for (start, _), letter in zip(problem.meetings, LETTERS, strict=False):
                 if start == moment and free == 0:
                     if problem.kind == "fits":
-                        return [*lines, f"{line} +{letter} over"]
+                        return [*lines, f"{line}+{letter} over"]
                     rooms += 1
-                    line += f" +{letter} new{rooms}"
+                    line += f"+{letter} new{rooms}"
                 elif start == moment:
                     free -= 1
-                    line += f" +{letter}{free}"
+                    line += f"+{letter}{free}"
             if problem.kind == "slots" and was_full:
                 since = moment
                 line += " open"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from distill import train as module
+from distill.autograd import BLOCK, PACKED_FOR, Frozen, attention, completion_loss
 from distill.checkpoint import load_checkpoint
 from distill.examples import Example, balance, examples, held_out, longest
-from distill.lora import completion_loss
 from distill.train import TrainConfig, batch_loss, encode, train
 from registry.adapter import WEIGHTS, check
 from router.engine.base import Base, find_base, load_model, load_tokenizer
@@ -147,6 +147,40 @@ def test_gradient_of_the_completion_loss() -> None:
     got, h.grad = h.grad, None
     torch.nn.functional.cross_entropy(h @ weight.t(), targets, reduction="sum").backward()
     assert torch.allclose(got, h.grad, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_the_loss_of_a_hopeless_token_is_finite() -> None:
+    h = torch.tensor([[100.0, 0.0]], requires_grad=True)
+    loss = completion_loss(h, torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([1]))
+    assert torch.isfinite(loss) and loss.item() > 60
+
+
+@pytest.mark.parametrize("time", [1, 7, BLOCK, 2 * BLOCK + 3])
+def test_attention_is_torchs_own_and_so_are_its_gradients(time: int) -> None:
+    torch.manual_seed(time)
+    shapes = ((2, 6, time, 8), (2, 2, time, 8), (2, 2, time, 8))
+    ours = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    theirs = [x.detach().clone().requires_grad_() for x in ours]
+    out = attention(*ours, 0.3)
+    q, k, v = theirs[0], *(x.repeat_interleave(3, 1) for x in theirs[1:])
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
+    assert torch.allclose(out, expected, atol=1e-5)
+    g = torch.randn_like(out)
+    out.backward(g)  # type: ignore[no-untyped-call]
+    expected.backward(g)  # type: ignore[no-untyped-call]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine.grad, other.grad, atol=1e-4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(32, 96), (96, 32), (32, 32)])
+@pytest.mark.parametrize("rows", [3, PACKED_FOR + 5])
+def test_packed_products_are_the_plain_ones(inside: int, outside: int, rows: int) -> None:
+    torch.manual_seed(rows)
+    weight, bias = torch.randn(outside, inside).bfloat16(), torch.randn(outside).bfloat16()
+    x, g = torch.randn(rows, inside).bfloat16(), torch.randn(rows, outside).bfloat16()
+    frozen = Frozen(weight, bias)
+    assert torch.allclose(frozen(x), torch.nn.functional.linear(x, weight, bias), rtol=2e-2, atol=0.2)
+    assert torch.allclose(frozen.back(g), g @ weight, rtol=2e-2, atol=0.2)
 
 
 def test_examples_are_checked_balanced_and_never_tested() -> None:

@@ -69,7 +69,7 @@ def test_every_step_of_a_worked_solution_is_true(index: int) -> None:
     problem: Problem = task.facts["problem"]
     text = domain.worked(task)
     assert domain.verify(task, text.split("Answer: ")[1]).value == "right"
-    moments = re.findall(r"^(\d{2})(\d{2})((?: [-+][A-L](?:\d| new\d| over))+)( open)?$", text, re.MULTILINE)
+    moments = re.findall(r"^(\d{2})(\d{2})((?:[-+][A-L](?:\d| new\d| over))+)( open)?$", text, re.MULTILINE)
     assert [60 * int(h) + int(m) for h, m, _, _ in moments] == sorted(
         {moment for meeting in problem.meetings for moment in meeting}
     )[: len(moments)]
@@ -104,15 +104,16 @@ def test_every_step_of_a_worked_solution_is_true(index: int) -> None:
 
 def test_a_solution_as_it_is_read() -> None:
     day = ((540, 630), (600, 660), (645, 720))
-    listed = "0900-1030 A\n1000-1100 B\n1045-1200 C\n"
+    listed = "0900+A 1030-A\n1000+B 1100-B\n1045+C 1200-C\n"
     assert worked(Problem("fits", "easy", day, 2)) == (
-        f"Fit in 2\n{listed}09 00\n0900 +A1\n10 00 30 45\n1000 +B0\n1030 -A1\n1045 +C0\n"
-        "11 00\n1100 -B1\n12 00\n1200 -C2\nAnswer: YES"
+        f"Fit in 2\n{listed}09 00\n0900+A1\n10 00 30 45\n1000+B0\n1030-A1\n1045+C0\n"
+        "11 00\n1100-B1\n12 00\n1200-C2\nAnswer: YES"
     )
-    assert worked(Problem("fits", "easy", day, 1)).endswith("1000 +B over\nAnswer: NO")
-    assert "\n1000 +B new2\n" in worked(Problem("rooms", "easy", day))
+    assert worked(Problem("fits", "easy", day, 1)).endswith("1000+B over\nAnswer: NO")
+    assert "\n1000+B new2\n" in worked(Problem("rooms", "easy", day))
+    assert worked(Problem("rooms", "easy", day)).endswith("\nHow many: 2\nAnswer: 2")
     slots = worked(Problem("slots", "easy", day, 2, (540, 780), 30))
-    assert "\n1030 -A1 open\n" in slots and "\n0900-1000 10h00<30 09h60>30 60-30=30 0930>0900 ok\n" in slots
+    assert "\n1030-A1 open\n" in slots and "\n0900-1000 10h00<30 09h60>30 60-30=30 0930>0900 ok\n" in slots
 
 
 def test_labels_are_balanced_whatever_the_difficulty() -> None:
