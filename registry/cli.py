@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 PATH = click.Path(path_type=Path)
+SETTINGS = (
+    "examples",
+    "epochs",
+    "batch_size",
+    "lr",
+    "rank",
+    "seed",
+    "seconds",
+)  # of a training run, as shown
+
+Facts = list[tuple[str, object]]  # lines of `router show`
 
 
 def accuracy(version: Version) -> float | None:
@@ -70,35 +81,66 @@ def show(ref: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**asdict(card), "source": version.source, "path": str(version.path)}))
         return
-    facts: dict[str, object] = {
-        "specialist": version.ref,
-        "": card.description,
-        "source": f"{version.source}, {version.path}",
-        "base": f"{card.base} (weights {card.base_weights[:16]})",
-        "adapter": f"sha256 {card.adapter}",
-        "parser": f"{card.parser}, at most {card.max_new_tokens} tokens",
-        "prompt": version.prompt_text(),
-    }
-    if card.report:
-        facts |= _measured(card.report)
-    facts |= {f"lineage {name}": value for name, value in card.lineage.items()}
-    width = max(map(len, facts))
-    for name, value in facts.items():
+    facts: Facts = [
+        ("specialist", version.ref),
+        ("", card.description),
+        ("source", f"{version.source}, {version.path}"),
+        ("base", f"{card.base} (weights {card.base_weights[:16]})"),
+        ("adapter", f"sha256 {card.adapter}"),
+        ("parser", f"{card.parser}, at most {card.max_new_tokens} tokens"),
+        ("prompt", version.prompt_text()),
+        *_measured(card.report or {}),
+        *_made(card.lineage),
+    ]
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
         click.echo(f"{name:{width}}  {value}")
     click.echo(f"\n{len(card.exemplars)} exemplars, questions it is routed by:")
     for exemplar in card.exemplars:
         click.echo(f"  {exemplar}")
 
 
-def _measured(report: dict[str, Any]) -> dict[str, object]:
-    """What a card's report says in one line an arm."""
-    found: dict[str, object] = {}
-    for name, arm in report.get("arms", {}).items():
+def _measured(report: dict[str, Any]) -> Facts:
+    """What a card's report says: a line an arm, the specialist's by kind of question, and how to measure it again."""
+    found: Facts = []
+    arms = report.get("arms", {})
+    for name, arm in arms.items():
         low, high = arm["interval"]
-        found[f"measured {name}"] = f"{arm['accuracy']:.1%} ({low:.1%} to {high:.1%}), n = {report.get('n')}"
+        found.append(
+            (f"measured {name}", f"{arm['accuracy']:.1%} ({low:.1%} to {high:.1%}), n = {report.get('n')}")
+        )
+    kinds = arms.get("specialist", {}).get("by_kind", {})
+    if len(kinds) > 1:
+        found.append(
+            ("right by kind", _listed({name: f"{one['right']} of {one['n']}" for name, one in kinds.items()}))
+        )
     if report.get("command"):
-        found["measured by"] = report["command"]
+        found.append(("measured by", report["command"]))
     return found
+
+
+def _made(lineage: dict[str, Any]) -> Facts:
+    """How a specialist was made: a line for each training run, the last first, then whatever else the card says."""
+    found: Facts = []
+    run: Any = lineage
+    while isinstance(run, dict) and isinstance(run.get("identity"), dict):
+        said = {
+            "examples": run.get("examples"),
+            **run["identity"].get("config", {}),
+            "seconds": run.get("seconds"),
+        }
+        shown = [f"{name.replace('_', ' ')} {said[name]}" for name in SETTINGS if said.get(name) is not None]
+        found.append(("before that" if found else "trained on", ", ".join(shown)))
+        run = run.get("start")
+    told = {"identity", "start", *SETTINGS} if found else set()
+    for name, value in lineage.items():
+        if name not in told:
+            found.append((name.replace("_", " "), _listed(value) if isinstance(value, dict) else value))
+    return found
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 @click.command()
