@@ -1,16 +1,16 @@
 """The written-out solution a small model can follow: a sweep over the day that counts free rooms.
 
-Meetings are rewritten as `0900+A 1030-A`: every time is followed by what happens then, so that finding who starts or
-ends at a moment is to look for the moment and copy what stands behind it. Then, hour by hour, the minutes at which
-anything happens are listed (a lookup, not a sort), and under each hour one line a moment: who ends, who starts, and how
-many rooms are free after each. Ends come first, since meetings that touch do not conflict. The rooms needed are the
-meetings under way at the busiest moment (Kleinberg and Tardos, Algorithm Design, 4.1). Only a gap's last step compares
-two times, side by side.
+Every start and end is rewritten as a line of its own, `0900+A` or `1030-A`, so that finding what happens at a moment is
+to look for that moment and copy what stands behind it. Then, hour by hour, the minutes at which anything happens are
+listed (a lookup, not a sort), and under each hour one line a moment: who ends, who starts, and how many rooms are free
+after each. Ends come first, since meetings that touch do not conflict. The rooms needed are the meetings under way at
+the busiest moment (Kleinberg and Tardos, Algorithm Design, 4.1). A gap writes both numbers before it decides anything:
+whether to borrow an hour (`10h05-15 borrow 09h65-15=50`), and whether the last start is early enough (`0950 0900 ok`).
 """
 
 from __future__ import annotations
 
-from .problems import Meeting, Problem, answer
+from .problems import Meeting, Problem, answer, clock
 
 LETTERS = "ABCDEFGHIJKL"
 
@@ -26,10 +26,8 @@ def span(meeting: Meeting) -> str:
 def worked(problem: Problem) -> str:
     """The solution as lines, ending in "Answer: ..."."""
     lines = [_header(problem)]
-    lines += [
-        f"{hhmm(start)}+{letter} {hhmm(end)}-{letter}"
-        for (start, end), letter in zip(problem.meetings, LETTERS, strict=False)
-    ]
+    for (start, end), letter in zip(problem.meetings, LETTERS, strict=False):
+        lines += [f"{hhmm(start)}+{letter}", f"{hhmm(end)}-{letter}"]
     lines += _sweep(problem)
     if problem.kind == "rooms":
         lines.append(f"How many: {answer(problem)}")
@@ -85,15 +83,10 @@ def _gap(gap: Meeting, minutes: int) -> str:
     if since == until:
         return f"{span(gap)} no"
     hour, minute = divmod(until, 60)
-    steps = [f"{hour:02d}h{minute:02d}{_sign(minute, minutes)}{minutes}"]
+    steps = f"{hour:02d}h{minute:02d}-{minutes}"
     while minute < minutes:
         hour, minute = hour - 1, minute + 60
-        steps.append(f"{hour:02d}h{minute}{_sign(minute, minutes)}{minutes}")
+        steps += f" borrow {hour:02d}h{minute}-{minutes}"
     last = until - minutes
-    steps.append(f"{minute}-{minutes}={last % 60:02d}")
-    verdict = "no" if last < since else "ok"
-    return f"{span(gap)} {' '.join(steps)} {hhmm(last)}{_sign(last, since)}{hhmm(since)} {verdict}"
-
-
-def _sign(a: int, b: int) -> str:
-    return "<" if a < b else ">" if a > b else "="
+    verdict = "no" if last < since else f"ok {clock(since)}-{clock(last)}"
+    return f"{span(gap)} {steps}={last % 60:02d} {hhmm(last)} {hhmm(since)} {verdict}"
