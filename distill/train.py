@@ -25,6 +25,7 @@ from .autograd import completion_loss, use_attention
 from .checkpoint import load_checkpoint, save_checkpoint
 from .examples import Example, balance
 from .lora import ALL_LINEAR, LoraLinear, attach, load_peft, save_peft
+from .memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def train(
         if facts["identity"] != identity:
             raise BadInput(f"{out} holds an adapter trained on other data or settings; choose another --out.")
         return facts
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(base)
     encoded = [encode(tokenizer, example, config.max_tokens) for example in examples]
