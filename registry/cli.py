@@ -109,7 +109,7 @@ def _measured(report: dict[str, Any]) -> Facts:
         found.append(
             (f"measured {name}", f"{arm['accuracy']:.1%} ({low:.1%} to {high:.1%}), n = {report.get('n')}")
         )
-    kinds = arms.get("specialist", {}).get("by_kind", {})
+    kinds = arms.get("specialist", {}).get("kinds", {})
     if len(kinds) > 1:
         found.append(
             ("right by kind", _listed({name: f"{one['right']} of {one['n']}" for name, one in kinds.items()}))

@@ -24,7 +24,7 @@ def test_every_run_of_the_lineage_has_a_line_and_the_report_its_kinds(
     tmp_path: Path, adapter: Path, make_card: Callable[..., Card], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {"fits": {"right": 3, "n": 4}, "slots": {"right": 1, "n": 4}}
-    arm = {"accuracy": 0.5, "interval": [0.22, 0.78], "by_kind": kinds}
+    arm = {"accuracy": 0.5, "interval": [0.22, 0.78], "kinds": kinds}
     report = {"n": 8, "arms": {"specialist": arm}, "command": "router eval scheduling -n 8"}
     lineage = run_of(70, run_of(30)) | {"teacher": "solver", "labels": {"NO": 30, "YES": 40}}
     monkeypatch.setenv("ROUTER_HOME", str(tmp_path))
