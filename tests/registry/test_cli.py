@@ -28,7 +28,7 @@ def test_every_run_of_the_lineage_has_a_line_and_the_report_its_kinds(
     report = {"n": 8, "arms": {"specialist": arm}, "command": "router eval scheduling -n 8"}
     lineage = run_of(70, run_of(30)) | {"teacher": "solver", "labels": {"NO": 30, "YES": 40}}
     monkeypatch.setenv("ROUTER_HOME", str(tmp_path))
-    ref = Store().publish(adapter, make_card(adapter, lineage=lineage, report=report)).ref
+    ref = Store().publish(adapter, make_card(adapter, name="rooms", lineage=lineage, report=report)).ref
     lines = [" ".join(line.split()) for line in CliRunner().invoke(show, [ref]).stdout.splitlines()]
     assert "trained on examples 70, batch size 2, lr 0.0004, rank 8, seconds 12.5" in lines
     assert "before that examples 30, batch size 2, lr 0.0004, rank 8, seconds 12.5" in lines
