@@ -1,8 +1,8 @@
 """The written-out solution a small model can follow: a sweep over the day that counts free rooms.
 
 Every start and end is rewritten as a line of its own, `0900+A` or `1030-A`, so that finding what happens at a moment is
-to look for that moment and copy what stands behind it, and the rooms free at first follow, next to the first count
-that needs them. Then, hour by hour, the minutes at which anything happens are
+to look for that moment and copy what stands behind it. The rooms free at first and the last hour follow, next to the
+first count and to the hours that need them. Then, hour by hour, the minutes at which anything happens are
 listed (a lookup, not a sort), and under each hour one line a moment: who ends, who starts, and how many rooms are free
 after each. Ends come first, since meetings that touch do not conflict. The rooms needed are the meetings under way at
 the busiest moment (Kleinberg and Tardos, Algorithm Design, 4.1). A gap writes both numbers before it decides anything:
@@ -29,7 +29,8 @@ def worked(problem: Problem) -> str:
     lines = [_header(problem)]
     for (start, end), letter in zip(problem.meetings, LETTERS, strict=False):
         lines += [f"{hhmm(start)}+{letter}", f"{hhmm(end)}-{letter}"]
-    lines.append(f"free {problem.rooms or 0}")
+    last = max(end for _, end in problem.meetings)
+    lines.append(f"free {problem.rooms or 0} until {last // 60:02d}")
     lines += _sweep(problem)
     if problem.kind == "rooms":
         lines.append(f"How many: {answer(problem)}")

@@ -109,7 +109,7 @@ def test_a_solution_as_it_is_read() -> None:
     day = ((540, 630), (600, 660), (645, 720))
     listed = "0900+A\n1030-A\n1000+B\n1100-B\n1045+C\n1200-C\n"
     assert worked(Problem("fits", "easy", day, 2)) == (
-        f"Fit in 2\n{listed}free 2\n09 00\n0900+A1\n10 00 30 45\n1000+B0\n1030-A1\n1045+C0\n"
+        f"Fit in 2\n{listed}free 2 until 12\n09 00\n0900+A1\n10 00 30 45\n1000+B0\n1030-A1\n1045+C0\n"
         "11 00\n1100-B1\n12 00\n1200-C2\nAnswer: YES"
     )
     assert worked(Problem("fits", "easy", day, 1)).endswith("1000+B over\nAnswer: NO")
