@@ -100,9 +100,9 @@ def test_every_step_of_a_worked_solution_is_true(index: int) -> None:
         assert since == since_hour + since_minute
         span = f"{since_hour}:{since_minute}-{last[:2]}:{last[2:]}"
         assert verdict == (f"ok {span}" if last >= since else "no")
-    assert (
-        ", ".join(verdict[3:] for *_, verdict in found if verdict != "no") or "none"
-    ) == task.answer or not found
+    if problem.kind == "slots":
+        assert found or empty
+        assert (", ".join(verdict[3:] for *_, verdict in found if verdict != "no") or "none") == task.answer
 
 
 def test_a_solution_as_it_is_read() -> None:
