@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from router.engine.packed import can_pack, multiply, pack
+from router.engine.qwen2 import is_plain
+
 PACKED_FOR = 512  # rows that packed weights are laid out for
 BLOCK = 128  # queries attended to at once: a causal block looks at no key after it
 ROWS = 256  # rows of logits made at once: 75 MB in bf16 for Qwen's vocabulary
@@ -28,9 +31,11 @@ class Frozen:
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight.detach(), bias
         out, inside = weight.shape
-        packs = weight.dtype == torch.bfloat16 and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        self.forward_packed = _pack(self.weight) if packs and out >= inside else None
-        self.backward_packed = _pack(self.weight.t().contiguous()) if packs and inside >= out else None
+        packs = can_pack(weight.dtype)
+        self.forward_packed = pack(self.weight, PACKED_FOR) if packs and out >= inside else None
+        self.backward_packed = (
+            pack(self.weight.t().contiguous(), PACKED_FOR) if packs and inside >= out else None
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.forward_packed is None:
@@ -42,17 +47,9 @@ class Frozen:
         return g @ self.weight if self.backward_packed is None else _multiply(g, self.backward_packed, None)
 
 
-def _pack(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
-    return packed
-
-
 def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """Longer inputs go in parts, since the order of the weight is made for PACKED_FOR rows."""
-    parts = [
-        torch.ops.mkldnn._linear_pointwise(part, packed, bias, "none", [], "")
-        for part in x.chunk(-(-len(x) // PACKED_FOR))
-    ]
+    parts = [multiply(part, packed, bias) for part in x.chunk(-(-len(x) // PACKED_FOR))]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
@@ -154,9 +151,15 @@ def _scratch(width: int, kind: torch.dtype, device: torch.device) -> Tensor:
 
 
 def use_attention(model: Any) -> None:
-    """Make a model of transformers attend through `attention`, so that rows may be padded on the right only."""
+    """Make a plain Qwen2 of transformers attend through `attention`; any other model keeps its own, with all its rules.
+
+    Rows may then be padded on the right only.
+    """
     from transformers import AttentionInterface
 
+    config = model.config.to_dict()
+    if not is_plain(config) or config.get("attention_dropout"):
+        return
     AttentionInterface.register("distill", _as_transformers)
     model.set_attn_implementation("distill")
 

@@ -24,7 +24,6 @@ class LoraLinear(nn.Module):
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.base = base
         self.scale = alpha / rank
         self.frozen = Frozen(base.weight, base.bias)
         bound = 1 / math.sqrt(base.in_features)  # PEFT's kaiming_uniform_(a=sqrt(5))

@@ -17,8 +17,9 @@ from specialists.errors import BadInput
 from .base import Base
 from .cache import Cache, joined, repeated
 from .chat import open_chat
-from .lora import Adapter, Mixer, can_pack, read_adapter, wrap
+from .lora import Adapter, Mixer, read_adapter, wrap
 from .model import open_model
+from .packed import can_pack
 
 MAX_BATCH = 64  # rows under way at once
 PREFILL_TOKENS = 4096  # prompt positions, padding included, computed in one forward
@@ -108,7 +109,7 @@ class Engine:
         waiting = deque(
             sorted((self._row(i, r) for i, r in enumerate(requests)), key=lambda row: -len(row.prompt))
         )
-        if len(requests) >= PACK_FROM and can_pack(self.model):
+        if len(requests) >= PACK_FROM and can_pack(self.model.dtype):
             for layer in self.layers.values():
                 layer.pack()
         results: dict[int, Generation] = {}

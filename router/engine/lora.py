@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from registry.adapter import WEIGHTS, AdapterInfo
+
+from .packed import multiply, pack
+
+PACKED_FOR = 64  # rows that packed weights are laid out for: those of a step of a full batch
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,13 @@ class MixedLinear(nn.Module):
     def pack(self) -> None:
         """Keep a copy of the weights in the order oneDNN wants, instead of reordering them in every call."""
         if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.base.weight.detach(), 64)
+            self.packed = pack(self.base.weight, PACKED_FOR)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.packed is None or x.numel() // x.shape[-1] > 512:  # long prefills gain nothing from it
             y = nn.functional.linear(x, self.base.weight, self.base.bias)
         else:
-            y = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.base.bias, "none", [], "")
+            y = multiply(x, self.packed, self.base.bias)
         if self.mixed is not None:
             self.mixed.add_to(y, x)
         return y
@@ -86,16 +89,6 @@ def wrap(model: nn.Module) -> dict[str, MixedLinear]:
             found[name] = MixedLinear(module)
             setattr(model.get_submodule(parent), child, found[name])
     return found
-
-
-def can_pack(model: Any) -> bool:
-    """Whether this build and processor multiply packed bf16 weights."""
-    ops = torch.ops.mkldnn
-    return (
-        model.dtype == torch.bfloat16
-        and hasattr(ops, "_linear_pointwise")
-        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
 
 
 class Mixer:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distill import train as module
-from distill.autograd import BLOCK, PACKED_FOR, Frozen, attention, completion_loss
+from distill.autograd import BLOCK, PACKED_FOR, Frozen, attention, completion_loss, use_attention
 from distill.checkpoint import load_checkpoint
 from distill.examples import Example, balance, examples, held_out, longest
 from distill.train import TrainConfig, batch_loss, encode, train
@@ -170,6 +170,16 @@ def test_attention_is_torchs_own_and_so_are_its_gradients(time: int) -> None:
     expected.backward(g)  # type: ignore[no-untyped-call]
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine.grad, other.grad, atol=1e-4)  # type: ignore[arg-type]
+
+
+def test_only_a_plain_qwen2_attends_our_way(base: Base) -> None:
+    model = load_model(base)
+    model.config.use_sliding_window = True
+    use_attention(model)
+    assert model.config._attn_implementation != "distill"
+    model.config.use_sliding_window = False
+    use_attention(model)
+    assert model.config._attn_implementation == "distill"
 
 
 @pytest.mark.parametrize(("inside", "outside"), [(32, 96), (96, 32), (32, 32)])
