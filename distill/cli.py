@@ -40,7 +40,7 @@ def cli() -> None:
 @click.option(
     "--among",
     type=click.IntRange(1),
-    help="Take the longest --examples of so many, the labels taking turns.",
+    help="Choose the --examples out of so many that together show the most steps, short and long.",
 )
 @click.option(
     "--test",
@@ -83,7 +83,7 @@ def train(
     from router.engine.base import find_base
     from specialists.domain import load
 
-    from .examples import examples, longest
+    from .examples import covering, examples
     from .train import TrainConfig, train
 
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -92,7 +92,7 @@ def train(
     found = load(domain)
     data = examples(found, max(among or n, n), skip=skip)
     if among:
-        data = longest(data, n)
+        data = covering(data, n)
     weights = find_base(base)
     facts = train(data, weights, out, TrainConfig(**chosen), start)
     card = card_of(found, weights, out, facts)

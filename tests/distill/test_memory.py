@@ -36,5 +36,8 @@ def test_the_same_blocks_again_cost_no_page_faults() -> None:
         return kept, int(count)
 
     kept, few = faults("keep")
+    assert kept == "True"
     _, many = faults("leave")
-    assert kept == "True" and 20 * few < many
+    if many == 0:
+        pytest.skip("this system counts no page faults")
+    assert 20 * few < many

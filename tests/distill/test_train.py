@@ -12,7 +12,7 @@ import torch
 from distill import train as module
 from distill.autograd import BLOCK, PACKED_FOR, Frozen, attention, completion_loss, use_attention
 from distill.checkpoint import load_checkpoint
-from distill.examples import Example, balance, examples, held_out, longest
+from distill.examples import Example, balance, covering, examples, held_out, steps_of
 from distill.train import TrainConfig, batch_loss, encode, train
 from registry.adapter import WEIGHTS, check
 from router.engine.base import Base, find_base, load_model, load_tokenizer
@@ -209,15 +209,20 @@ def test_skipped_examples_are_those_that_would_have_come_first() -> None:
     assert examples(domain, 40, skip=20) == found[20:]
 
 
-def test_the_longest_examples_of_every_label_in_turn() -> None:
-    found = examples(load("scheduling:half-hour"), 60)
-    chosen = longest(found, 20)
-    assert len({example.key for example in chosen}) == 20
-    for label in ("fits YES", "fits NO"):
-        rest = [e for e in found if e.label == label and e not in chosen]
-        of = [e for e in chosen if e.label == label]
-        assert len(of) == 10
-        assert min(len(e.completion) for e in of) >= max(len(e.completion) for e in rest)
+def test_chosen_examples_show_more_steps_at_every_length_and_label() -> None:
+    found = examples(load("scheduling:half-hour"), 400)
+    chosen = covering(found, 40)
+    assert len({example.key for example in chosen}) == 40 and set(map(id, chosen)) <= set(map(id, found))
+    assert balance(chosen) == {"fits NO": 20, "fits YES": 20}
+    lengths = sorted(len(example.completion) for example in found)
+    assert sum(len(example.completion) <= lengths[100] for example in chosen) >= 8
+    assert sum(len(example.completion) >= lengths[300] for example in chosen) >= 8
+
+    def shown(some: list[Example]) -> int:
+        return len(set().union(*map(steps_of, some)))
+
+    assert shown(chosen) > 1.3 * shown(found[:40])
+    assert covering(found[:3], 5) and len(covering(found[:3], 5)) == 3
 
 
 def test_examples_refuse_a_domain_that_contradicts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
