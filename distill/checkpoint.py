@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +12,39 @@ import torch
 from specialists.errors import BadInput, Damaged
 from specialists.paths import write_atomic
 
-Progress = tuple[int, list[float], float, int]  # steps done, losses, seconds, tokens
+NAME = "checkpoint.pt"
 
 
-def save_checkpoint(
-    out: Path,
-    identity: dict[str, Any],
-    weights: Sequence[torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-) -> None:
-    """Write out/checkpoint.pt atomically."""
+def save_checkpoint(out: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write out/checkpoint.pt atomically; `state` is made of tensors and plain values."""
     buffer = io.BytesIO()
-    state = {
-        "identity": identity,
-        "weights": list(weights),
-        "optimizer": optimizer.state_dict(),
-        "progress": progress,
-    }
-    torch.save(state, buffer)
-    write_atomic(out / "checkpoint.pt", buffer.getvalue())
+    torch.save({"identity": identity, "state": state}, buffer)
+    write_atomic(out / NAME, buffer.getvalue())
 
 
-def load_checkpoint(
-    out: Path, identity: dict[str, Any], weights: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Bring weights and optimizer to where the run stopped; (0, [], 0.0, 0) when it never began.
+def load_checkpoint(out: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state in which the run stopped; None when it never began.
 
     Raises BadInput when the checkpoint is of another run, Damaged when it cannot be read.
     """
-    path = out / "checkpoint.pt"
+    path = out / NAME
     if not path.exists():
-        return 0, [], 0.0, 0
+        return None
     try:
-        state = torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        saved = torch.load(path, weights_only=True)
+        mine, state = saved["identity"] == identity, dict(saved["state"])
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         raise Damaged(f"{path} cannot be read; delete it to train from the start.") from error
-    if state["identity"] != identity:
+    if not mine:
         raise BadInput(
             f"{out} holds an unfinished run of other data or settings; finish it, or choose another --out."
         )
-    with torch.no_grad():
-        for weight, saved in zip(weights, state["weights"], strict=True):
-            weight.copy_(saved)
-    optimizer.load_state_dict(state["optimizer"])
-    done, log, seconds, tokens = state["progress"]
-    return done, list(log), seconds, tokens
+    return state

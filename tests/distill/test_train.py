@@ -99,9 +99,8 @@ def test_stopped_and_resumed_gives_the_same_bytes(
 
 def test_a_cut_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
-    weight = torch.nn.Parameter(torch.zeros(2))
     with pytest.raises(Damaged, match="delete it to train from the start"):
-        load_checkpoint(tmp_path, {}, [weight], torch.optim.AdamW([weight]))
+        load_checkpoint(tmp_path, {})
 
 
 def test_a_divergence_is_one_sentence(
@@ -109,7 +108,7 @@ def test_a_divergence_is_one_sentence(
 ) -> None:
     real = module.batch_loss
     monkeypatch.setattr(module, "batch_loss", lambda *args: (real(*args)[0] * float("nan"), 1))
-    with pytest.raises(Damaged, match="lower --lr"):
+    with pytest.raises(Damaged, match="collapsed 3 times.*no number.*Lower --lr"):
         train(some, base, tmp_path / "nan", CONFIG)
 
 
