@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,14 @@ import click
 from specialists.errors import BadInput
 from specialists.paths import write_atomic
 
+from .options import AMONG, BASE, HYPERPARAMETERS, TEACHER, config_of
+
 if TYPE_CHECKING:
     from registry.card import Card
     from router.engine.base import Base
     from specialists.domain import Domain
+
+    from .teacher import Teacher
 
 
 @click.group(name="distill")
@@ -29,6 +34,9 @@ def cli() -> None:
 @click.argument("domain")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder for the adapter.")
 @click.option(
+    "--data", type=click.Path(path_type=Path), help="Train on a file that `distill examples` wrote."
+)
+@click.option(
     "--examples", "n", type=click.IntRange(1), default=100, show_default=True, help="Training examples."
 )
 @click.option(
@@ -37,10 +45,12 @@ def cli() -> None:
     default=0,
     help="Leave out the first so many examples, such as those --start was trained on.",
 )
+@AMONG
 @click.option(
-    "--among",
-    type=click.IntRange(1),
-    help="Choose the --examples out of so many that together show the most steps, short and long.",
+    "--checks",
+    type=click.IntRange(0),
+    default=0,
+    help="Check training on so many dev items, keep the best, undo a collapse.",
 )
 @click.option(
     "--test",
@@ -49,65 +59,258 @@ def cli() -> None:
     show_default=True,
     help="Test items for the report; 0: none.",
 )
-@click.option("--epochs", type=click.FloatRange(0, min_open=True), help="Passes over the examples.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
-@click.option("--rank", type=click.IntRange(1, 256), help="Rank of the adapter.")
-@click.option("--alpha", type=click.FloatRange(0, min_open=True), help="Scale of the adapter, over its rank.")
-@click.option("--targets", help="Layers to adapt, such as q_proj,v_proj; all linear layers unless given.")
-@click.option("--batch-size", type=click.IntRange(1), help="Examples a step.")
-@click.option(
-    "--max-tokens", type=click.IntRange(1), help="An example longer than this is an error: nothing is cut."
-)
 @click.option(
     "--start", type=click.Path(path_type=Path), help="An adapter folder of the same shape to go on from."
 )
-@click.option("--seed", type=int, help="The same seed and data give the same adapter.")
-@click.option("--base", metavar="SPEC", help="Base weights: a folder, or a Hub id with @REVISION.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=1, help="Train so many, each in a folder OUT/seed-N."
+)
+@HYPERPARAMETERS
+@BASE
 def train(
     domain: str,
     out: Path,
+    data: Path | None,
     n: int,
     skip: int,
     among: int | None,
+    checks: int,
     test: int,
-    targets: str | None,
     base: str | None,
     start: Path | None,
+    seeds: int,
     **given: Any,
 ) -> None:
-    """Train an adapter for DOMAIN (or DOMAIN:VARIANT) on examples from its own solver.
+    """Train an adapter for DOMAIN (or DOMAIN:VARIANT) on examples from its own solver, or on --data.
 
     OUT becomes a standard PEFT adapter folder with a card, which `router register OUT` adds. Stop with Ctrl-C
     and run the same command again to go on. Settings not given are those of distill.train.TrainConfig.
     """
     from router.engine.base import find_base
+    from router.engine.engine import Engine
+    from specialists.domain import items, load
+    from specialists.prompts import PROMPTS
+
+    from .arms import checker
+    from .choose import covering
+    from .examples import examples, read_jsonl
+    from .train import train
+
+    found = load(domain)
+    config = config_of(given)
+    rows = read_jsonl(data) if data else examples(found, max(among or n, n), skip=skip)
+    if among and not data:
+        rows = covering(rows, n)
+    weights = find_base(base)
+    check = None
+    if checks:
+        dev = items(found, "dev", checks)
+        check = checker(lambda: Engine(weights), found, dev, PROMPTS[found.prompt], found.max_new_tokens)
+    for seed in range(seeds):
+        folder = out / f"seed-{seed}" if seeds > 1 else out
+        facts = train(rows, weights, folder, replace(config, seed=config.seed + seed), start, check)
+        card = card_of(found, weights, folder, facts)
+        _write(folder, card)
+        if test:
+            from router.evaluate import human, open_tools, run
+
+            result = run([domain], test, adapter=folder, progress=sys.stderr.isatty(), tools=open_tools(base))
+            click.echo(human(result), err=True, nl=False)
+            (report,) = result["domains"].values()
+            _write(folder, replace(card, report=report))
+        click.echo(str(folder))
+        click.echo(
+            f"router: trained {card.ref}; add it with `router register {shlex.quote(str(folder))}`.", err=True
+        )
+
+
+@cli.command()
+@click.argument("domain")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder for its versions.")
+@click.option("--problems", type=click.IntRange(1), default=100, show_default=True, help="Training problems.")
+@click.option("--dev", type=click.IntRange(1), default=30, show_default=True, help="Problems that judge it.")
+@TEACHER
+def strategy(
+    domain: str, out: Path, problems: int, dev: int, teacher: str, budget: float, batches: bool
+) -> None:
+    """Have a teacher learn a strategy for DOMAIN: solve, keep a journal, rewrite, keep what helps on dev items.
+
+    OUT/strategy.md is the best one, OUT/vNN.md every version. Run the same command again to go on.
+    """
+    from specialists.domain import items, load
+
+    from .strategy import learn
+
+    found = load(domain)
+    who = _teacher(teacher, found, out, budget, batches)
+    learnt = learn(who, found, items(found, "train", problems), items(found, "dev", dev), out, _say)
+    best = learnt.best
+    click.echo(best.text)
+    click.echo(
+        f"router: v{best.version} of {len(learnt.versions)} solves {best.score} of {dev} dev items, "
+        f"without a strategy {learnt.versions[0].score}; {out / 'strategy.md'}",
+        err=True,
+    )
+
+
+@cli.command()
+@click.argument("domain")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file, JSON lines.")
+@click.option("--examples", "n", type=click.IntRange(1), default=100, show_default=True, help="How many.")
+@AMONG
+@click.option(
+    "--strategy", "file", type=click.Path(path_type=Path), help="A text that the teacher is to follow."
+)
+@TEACHER
+def examples(
+    domain: str,
+    out: Path,
+    n: int,
+    among: int | None,
+    file: Path | None,
+    teacher: str,
+    budget: float,
+    batches: bool,
+) -> None:
+    """Have a teacher write worked examples for DOMAIN; kept is what the domain's checker passes."""
+    from collections import Counter
+
     from specialists.domain import load
 
-    from .examples import covering, examples
-    from .train import TrainConfig, train
+    from .examples import candidates, collect, write_jsonl
 
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if targets is not None:
-        chosen["targets"] = tuple(target.strip() for target in targets.split(",") if target.strip())
     found = load(domain)
-    data = examples(found, max(among or n, n), skip=skip)
-    if among:
-        data = covering(data, n)
-    weights = find_base(base)
-    facts = train(data, weights, out, TrainConfig(**chosen), start)
-    card = card_of(found, weights, out, facts)
-    _write(out, card)
-    if test:
-        from router.evaluate import human, open_tools, run
-
-        result = run([domain], test, adapter=out, progress=sys.stderr.isatty(), tools=open_tools(base))
-        click.echo(human(result), err=True, nl=False)
-        (report,) = result["domains"].values()
-        _write(out, replace(card, report=report))
+    who = _teacher(teacher, found, out, budget, batches)
+    try:
+        text = file.read_text(encoding="utf-8") if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"Could not read the strategy {file} ({error}); give a text file.") from error
+    dropped: Counter[str] = Counter()
+    made = collect(who, found, n, text, candidates(found, n, among, dropped))
+    write_atomic(out, write_jsonl(made.kept))
     click.echo(str(out))
+    rejected = ", ".join(f"{count} {reason}" for reason, count in {**made.rejected, **dropped}.items())
     click.echo(
-        f"router: trained {card.ref}; add it with `router register {shlex.quote(str(out))}`.", err=True
+        f"router: kept {len(made.kept)} examples of {who.id}; passed over: {rejected or 'none'}.", err=True
     )
+
+
+@cli.command()
+@click.argument("domain")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder of the run.")
+@click.option("--examples", type=click.IntRange(1), default=100, show_default=True, help="Training examples.")
+@AMONG
+@click.option(
+    "--problems",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Problems the strategy is learnt on.",
+)
+@click.option(
+    "--dev", type=click.IntRange(1), default=30, show_default=True, help="Problems that judge a strategy."
+)
+@click.option(
+    "--checks",
+    type=click.IntRange(0),
+    default=32,
+    show_default=True,
+    help="Dev items that training is checked on.",
+)
+@click.option("-n", type=click.IntRange(1), default=300, show_default=True, help="Test items of every arm.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Specialists trained, one a seed."
+)
+@click.option(
+    "--ablation",
+    "ablations",
+    multiple=True,
+    metavar="ARM",
+    help="answers-only, no-strategy, strategy-prompt, nonsense-prompt; may be given again.",
+)
+@click.option("--curve", metavar="N,N", help="Other numbers of examples to train on, such as 25,50,200.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side."
+)
+@click.option("--dry-run", is_flag=True, help="Show what it would ask and cost at most, and stop.")
+@TEACHER
+@HYPERPARAMETERS
+@BASE
+def run(
+    domain: str,
+    out: Path,
+    curve: str | None,
+    workers: int,
+    dry_run: bool,
+    budget: float,
+    batches: bool,
+    **given: Any,
+) -> None:
+    """The whole story for DOMAIN: baselines, strategy, examples, training, arms, and a report in OUT.
+
+    Stop with Ctrl-C and run the same command again to go on: nothing is asked, paid or trained twice.
+    """
+    from .pipeline import Pipeline, Plan
+
+    names = ("examples", "among", "problems", "dev", "checks", "n", "seeds", "teacher", "base")
+    plan = Plan(
+        domain,
+        **{name: given.pop(name) for name in names},
+        ablations=tuple(dict.fromkeys(given.pop("ablations"))),
+        curve=_numbers(curve),
+        batch=batches,
+        config=config_of(given),
+    )
+    command = shlex.join(["router", *sys.argv[1:]])
+    pipeline = Pipeline(plan, out, budget, workers, _say, command, sys.stderr.isatty())
+    if dry_run:
+        _show_estimate(pipeline.estimate(), budget)
+        return
+    _notice(plan.teacher)
+    pipeline.run()
+    click.echo(str(out / "report.html"))
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    try:
+        found = tuple(int(word) for word in (text or "").split(",") if word.strip())
+        if any(number < 1 for number in found):
+            raise ValueError
+    except ValueError:
+        raise BadInput(f"{text!r} is no list of numbers; write --curve 25,50,200.") from None
+    return found
+
+
+def _say(line: str) -> None:
+    click.echo(f"router: {line}", err=True)
+
+
+def _teacher(spec: str, domain: Domain, out: Path, budget: float, batches: bool) -> Teacher:
+    from .teacher import open_teacher
+
+    _notice(spec)
+    return open_teacher(spec, domain, f"distill {out.resolve()}", budget, batches)
+
+
+def _notice(teacher: str) -> None:
+    if teacher.partition(":")[0] == "claude":
+        from router.claude import TERMS
+
+        _say(TERMS)
+
+
+def _show_estimate(rows: Sequence[tuple[str, int, float]], budget: float) -> None:
+    from router.ledger import money
+
+    for name, calls, dollars in rows:
+        click.echo(f"{name:28} {calls:6} calls  at most {money(dollars):>10}")
+    total = sum(dollars for _, _, dollars in rows)
+    click.echo(f"{'together':28} {sum(calls for _, calls, _ in rows):6} calls  at most {money(total):>10}")
+    if total > budget:
+        click.echo(
+            f"router: that may exceed the budget of {money(budget)}; it stops before the call that would.",
+            err=True,
+        )
 
 
 def card_of(domain: Domain, base: Base, folder: Path, facts: dict[str, Any]) -> Card:
@@ -132,7 +335,7 @@ def card_of(domain: Domain, base: Base, folder: Path, facts: dict[str, Any]) -> 
         parser=domain.parser,
         exemplars=tuple(domain.exemplars()),
         max_new_tokens=domain.max_new_tokens,
-        lineage={name: value for name, value in facts.items() if name != "loss"},
+        lineage={name: value for name, value in facts.items() if name not in ("loss", "norms")},
     )
 
 

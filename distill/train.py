@@ -21,7 +21,7 @@ from specialists.paths import write_atomic
 
 from .autograd import completion_loss, use_attention
 from .checkpoint import NAME as CHECKPOINT
-from .examples import Example, balance
+from .example import Example, balance
 from .guard import Check
 from .loop import Loop
 from .lora import ALL_LINEAR, attach, load_peft, save_peft

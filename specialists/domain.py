@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.resources import files
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
@@ -124,6 +125,12 @@ def grade(domain: Domain, task: Task, text: str, truncated: bool) -> Verdict:
     if answer is None:
         return Verdict.TRUNCATED if truncated else Verdict.UNPARSED
     return domain.verify(task, answer)
+
+
+def method(domain: Domain) -> str:
+    """The domain's own method in words: strategy.md beside its module; "" when it has none."""
+    path = files(type(domain).__module__.partition(":")[0]).joinpath("strategy.md")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 BUILT_IN = {

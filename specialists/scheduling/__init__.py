@@ -9,13 +9,14 @@ from random import Random
 from ..domain import Task, Verdict, draw
 from ..errors import BadInput
 from .problems import Problem, answer, full_range, half_hour, label, seeds
+from .scan import scan
 from .wording import wording
 from .worked import worked
 
 RANGES: dict[str, Callable[[Random], Problem]] = {"full": full_range, "half-hour": half_hour, "seeds": seeds}
 LONGEST = {
     "full": 900,
-    "half-hour": 340,
+    "half-hour": 800,
     "seeds": 260,
 }  # tokens: the longest worked solution and a fifth more
 
@@ -41,15 +42,16 @@ class Scheduling:
 
     def _make(self, rng: Random) -> Task:
         problem = RANGES[self.variant](rng)
+        question, spans = wording(problem, rng)
         return Task(
             domain=self.name,
             kind=problem.kind,
-            question=wording(problem, rng),
+            question=question,
             answer=answer(problem),
             key=problem.key(),
             difficulty=problem.difficulty,
             label=label(problem),
-            facts={"problem": problem},
+            facts={"problem": problem, "spans": spans},
         )
 
     def verify(self, task: Task, answer: str | None) -> Verdict:
@@ -58,6 +60,8 @@ class Scheduling:
         return Verdict.RIGHT if answer == task.answer else Verdict.WRONG
 
     def worked(self, task: Task) -> str:
+        if self.variant == "half-hour":
+            return scan(task.facts["problem"], task.facts["spans"])
         return worked(task.facts["problem"])
 
     def heuristics(self) -> Mapping[str, Callable[[Task], str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from .problems import Meeting, Problem
@@ -76,8 +77,7 @@ _JOIN = {
 }
 
 
-def _list(rng: Random, meetings: tuple[Meeting, ...], style: str, join: str) -> str:
-    spans = [_hours(s, style) + join + _hours(e, style) for s, e in meetings]
+def _list(rng: Random, spans: Sequence[str], style: str) -> str:
     naming = rng.random()
     if naming < 0.2:
         names = rng.sample(NAMES, len(spans))
@@ -105,15 +105,16 @@ def _length(rng: Random, minutes: int) -> str:
     return rng.choice(usual.get(minutes, (f"{minutes}-minute", f"{minutes} min")))
 
 
-def wording(problem: Problem, rng: Random) -> str:
-    """One of many ways to ask the problem. Times are written in one style within a question."""
+def wording(problem: Problem, rng: Random) -> tuple[str, tuple[str, ...]]:
+    """One of many ways to ask the problem, and the meetings as it has them. One question writes times in one style."""
     style = rng.choice(tuple(_JOIN))
     join = rng.choice(_JOIN[style])
+    spans = tuple(_hours(start, style) + join + _hours(end, style) for start, end in problem.meetings)
     template = rng.choice({"fits": FITS, "rooms": COUNT, "slots": SLOTS}[problem.kind])
     rooms = problem.rooms or 0
     text = template.format(
         k=str(rooms) if rng.random() < 0.6 else WORDS[rooms],
-        m=_list(rng, problem.meetings, style, join),
+        m=_list(rng, spans, style),
         d=_hours(problem.day[0], style) + join + _hours(problem.day[1], style),
         l=_length(rng, problem.minutes),
     )
@@ -125,4 +126,4 @@ def wording(problem: Problem, rng: Random) -> str:
         text = text.replace("1 conference rooms", "1 conference room").replace(
             "one conference rooms", "one conference room"
         )
-    return text.replace("\n.", "\n").replace("\n?", "\n").replace(":\n", ":\n").strip()
+    return text.replace("\n.", "\n").replace("\n?", "\n").replace(":\n", ":\n").strip(), spans

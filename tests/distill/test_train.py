@@ -12,7 +12,9 @@ import torch
 from distill import train as module
 from distill.autograd import BLOCK, PACKED_FOR, Frozen, attention, completion_loss, use_attention
 from distill.checkpoint import load_checkpoint
-from distill.examples import Example, balance, covering, examples, held_out, steps_of
+from distill.choose import covering, steps_of
+from distill.example import Example, balance
+from distill.examples import examples, held_out
 from distill.train import TrainConfig, batch_loss, encode, train
 from registry.adapter import WEIGHTS, check
 from router.engine.base import Base, find_base, load_model, load_tokenizer

@@ -1,0 +1,314 @@
+"""A specialist from nothing, on one screen: baselines, a strategy, checked examples, training, arms, and a report.
+
+The stages are those of the project's first experiment (docs/seeds.md): 0 the student as it is, 1 the teacher as it is,
+2 the teacher learns a strategy, 3 a fresh teacher under the frozen strategy, 4 the student taught by examples. Every
+stage is done once; a run that was stopped goes on where it was, and asks or trains nothing again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.measures import Outcome
+from router.saved import Saved
+from specialists.domain import Domain, Task, items, load, method
+from specialists.errors import BadInput
+from specialists.paths import write_atomic
+from specialists.prompts import PROMPTS
+
+from .arms import NONSENSE, Arm, checker, measure
+from .examples import answers_only, candidates, collect, read_jsonl, write_jsonl
+from .solve import Attempt, most_tokens, prompts, solve, system_prompt
+from .stages import Run
+from .strategy import BATCH, STRATEGY_CHARACTERS, STRATEGY_TOKENS, Learnt, learn
+from .teacher import Prompt, Teacher, open_teacher
+from .train import TrainConfig, train
+
+if TYPE_CHECKING:
+    from router.engine.base import Base
+    from router.engine.engine import Engine
+
+    from .example import Example
+    from .result import Result
+
+ABLATIONS = ("answers-only", "no-strategy", "strategy-prompt", "nonsense-prompt")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does. `problems`, `dev`: training and dev items of the strategy; `checks`: dev items that training is
+    checked with (0: none); `n`: test items; `curve`: other numbers of examples; `batch`: use message batches."""
+
+    domain: str
+    teacher: str = "solver"
+    examples: int = 100
+    among: int | None = None
+    problems: int = 100
+    dev: int = 30
+    checks: int = 32
+    n: int = 300
+    seeds: int = 1
+    ablations: tuple[str, ...] = ()
+    curve: tuple[int, ...] = ()
+    batch: bool = False
+    base: str | None = None
+    config: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: `data` is a file of examples, `checks` the dev items it is checked with."""
+
+    name: str
+    about: str
+    data: Path
+    seed: int = 0
+    examples: int | None = None
+    checks: int = 0
+
+
+class Pipeline:
+    """A run in `folder`. budget: dollars for the whole run, over all its starts. workers: trainings side by side."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        budget: float = 0.0,
+        workers: int = 1,
+        say: Callable[[str], object] = print,
+        command: str = "",
+        progress: bool = False,
+    ) -> None:
+        unknown = [name for name in plan.ablations if name not in ABLATIONS]
+        if unknown:
+            raise BadInput(f"There is no ablation {', '.join(unknown)}; use {', '.join(ABLATIONS)}.")
+        self.plan, self.folder, self.workers = plan, folder, workers
+        self.say, self.command, self.progress = say, command, progress
+        self.domain: Domain = load(plan.domain)
+        self.run_ = Run(folder, asdict(plan), say)
+        self.budget = budget
+
+    # What the stages share, opened when first needed.
+
+    @cached_property
+    def base(self) -> Base:
+        from router.engine.base import find_base
+
+        return find_base(self.plan.base)
+
+    @cached_property
+    def engine(self) -> Engine:
+        from router.engine.engine import Engine
+
+        return Engine(self.base)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        plan = self.plan
+        engine = self.engine if plan.teacher == "local" else None
+        return open_teacher(plan.teacher, self.domain, self.run_.name, self.budget, plan.batch, engine)
+
+    @cached_property
+    def tests(self) -> list[Task]:
+        return items(self.domain, "test", self.plan.n)
+
+    @cached_property
+    def saved(self) -> Saved:
+        return Saved(self.folder / "answers.jsonl")
+
+    # The stages.
+
+    def run(self) -> Result:
+        """All stages in order; the report is in the folder when this returns."""
+        with self.run_.held():
+            stage = self.run_.stage
+            stage("0-student", (), self._student)
+            if self.teacher.writes:
+                stage("1-teacher", ("teacher",), lambda: self._teach("", "teacher"))
+            stage(
+                "2-strategy",
+                ("strategy train", "strategy dev", "strategy journal", "strategy text"),
+                self._learn,
+            )
+            if self.teacher.writes:
+                stage(
+                    "3-frozen", ("teacher strategy",), lambda: self._teach(self.strategy, "teacher strategy")
+                )
+            stage("4-examples", ("examples", "examples no-strategy"), self._collect)
+            stage("5-train", (), self._train)
+            stage("6-arms", (), self._measure)
+            from .story import result, write_report
+
+            found = result(self)
+            write_report(found, self.folder)
+            return found
+
+    def _student(self) -> Any:
+        return {"right": sum(one.right for one in self.outcomes(self.base_arm()))}
+
+    def _teach(self, strategy: str, purpose: str) -> Any:
+        tried = solve(self.teacher, self.domain, self.tests, strategy, purpose)
+        return {
+            "right": sum(one.right for one in tried),
+            "outcomes": [[one.task.key, one.verdict, *_said(one)] for one in tried],
+        }
+
+    def _learn(self) -> Any:
+        if not self.teacher.writes:
+            return {"strategy": method(self.domain), "from": "the domain's own method"}
+        train = items(self.domain, "train", self.plan.problems)
+        dev = items(self.domain, "dev", self.plan.dev)
+        learnt = learn(self.teacher, self.domain, train, dev, self.folder / "strategy", self.say)
+        return {"strategy": learnt.best.text, "from": self.teacher.id}
+
+    @property
+    def strategy(self) -> str:
+        """The frozen strategy, as learnt or as the domain has it."""
+        found = json.loads((self.folder / "2-strategy.json").read_text(encoding="utf-8"))
+        text: str = found["result"]["strategy"]
+        return text
+
+    @property
+    def learnt(self) -> Learnt | None:
+        path = self.folder / "strategy" / "strategy.json"
+        return Learnt.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def _collect(self) -> Any:
+        plan = self.plan
+        most = max([plan.examples, *plan.curve])
+        dropped: Counter[str] = Counter()
+        found = candidates(self.domain, most, plan.among, dropped)
+        made = collect(self.teacher, self.domain, most, self.strategy, found)
+        self._write("examples", made.kept)
+        if "answers-only" in plan.ablations:
+            self._write("answers-only", answers_only(made.kept[: plan.examples]))
+        if "no-strategy" in plan.ablations and self.teacher.writes:
+            other = collect(self.teacher, self.domain, plan.examples, "", found)
+            self._write("no-strategy", other.kept)
+        elif "no-strategy" in plan.ablations:
+            self.say("no-strategy: the solver writes one kind of solution only, so this arm is left out")
+        return {"rejected": {**made.rejected, **dropped}, "quoted": made.quoted, "kept": len(made.kept)}
+
+    def _write(self, name: str, found: Sequence[Example]) -> None:
+        write_atomic(self.data(name), write_jsonl(found))
+
+    def data(self, name: str) -> Path:
+        return self.folder / "data" / f"{name}.jsonl"
+
+    def jobs(self) -> list[Job]:
+        """All trainings of the plan."""
+        plan, data = self.plan, self.data("examples")
+        about = f"LoRA on {plan.examples} worked examples"
+        jobs = []
+        for seed in range(plan.seeds):
+            name = "specialist" if plan.seeds == 1 else f"specialist seed {seed}"
+            jobs.append(Job(name, about, data, seed, plan.examples, plan.checks))
+        for count in plan.curve:
+            jobs.append(Job(f"{count} examples", f"LoRA on {count} worked examples", data, 0, count))
+        if self.data("answers-only").exists():
+            jobs.append(
+                Job("answers-only", "LoRA on the same examples without steps", self.data("answers-only"))
+            )
+        if self.data("no-strategy").exists():
+            jobs.append(
+                Job("no-strategy", "LoRA on solutions written without a strategy", self.data("no-strategy"))
+            )
+        return jobs
+
+    def adapter(self, job: Job) -> Path:
+        return self.folder / "train" / job.name.replace(" ", "-")
+
+    def _train(self) -> Any:
+        todo = [(job, self.plan, self.adapter(job), self.most, self.workers) for job in self.jobs()]
+        if self.workers == 1:
+            for one in todo:
+                self.say(f"training {one[0].name}")
+                _trained(*one)
+            return {}
+        # Two trainings of one thread read more than one of two threads (docs/training.md).
+        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
+            for job, _ in zip(self.jobs(), pool.map(_trained, *zip(*todo, strict=True)), strict=True):
+                self.say(f"trained {job.name}")
+        return {}
+
+    def base_arm(self) -> Arm:
+        return Arm(
+            "base",
+            "the base under the prompt that the specialist was trained with",
+            PROMPTS[self.domain.prompt],
+        )
+
+    def arms(self) -> list[Arm]:
+        """Every student, the specialists first."""
+        own = PROMPTS[self.domain.prompt]
+        arms = [Arm(job.name, job.about, own, self.adapter(job)) for job in self.jobs()]
+        arms.append(self.base_arm())
+        if "strategy-prompt" in self.plan.ablations:
+            text = system_prompt(self.domain, self.strategy)
+            arms.append(Arm("strategy-prompt", "the base with the strategy in its prompt, no LoRA", text))
+        if "nonsense-prompt" in self.plan.ablations:
+            text = system_prompt(self.domain, NONSENSE)
+            arms.append(Arm("nonsense-prompt", "the base with a nonsense strategy in its prompt", text))
+        return arms
+
+    @property
+    def most(self) -> int:
+        """The most tokens that a student may write: as many as its teacher."""
+        return most_tokens(self.domain) if self.teacher.writes else self.domain.max_new_tokens
+
+    def outcomes(self, arm: Arm) -> list[Outcome]:
+        return measure(self.engine, self.domain, self.tests, arm, self.most, self.saved, self.progress)
+
+    def _measure(self) -> Any:
+        return {arm.name: sum(one.right for one in self.outcomes(arm)) for arm in self.arms()}
+
+    def estimate(self) -> list[tuple[str, int, float]]:
+        """(stage, calls, dollars at most) of what a teacher would be asked; what is kept already costs nothing."""
+        plan, domain, teacher = self.plan, self.domain, self.teacher
+        if not teacher.writes:
+            return []
+        long = "x" * STRATEGY_CHARACTERS  # as long as a strategy may get
+        train, dev = items(domain, "train", plan.problems), items(domain, "dev", plan.dev)
+        batches = -(-len(train) // BATCH)
+        journal = Prompt("x" * 1000, "x" * 30_000, STRATEGY_TOKENS)
+        asked = [
+            ("1-teacher", prompts(domain, self.tests), 1),
+            ("2-strategy", prompts(domain, train, long), 1),
+            ("2-strategy dev", prompts(domain, dev, long), batches + 1),
+            ("2-strategy journal and text", [journal], 2 * batches),
+            ("3-frozen", prompts(domain, self.tests, long), 1),
+            ("4-examples", prompts(domain, candidates(domain, plan.examples), long), 1),
+        ]
+        return [(name, len(some) * times, teacher.estimate(some) * times) for name, some, times in asked]
+
+
+def _said(one: Attempt) -> tuple[str, int, int]:
+    usage = one.reply.usage
+    return one.outcome.got, usage.input + usage.cache_read + usage.cache_write, usage.output
+
+
+def _trained(job: Job, plan: Plan, out: Path, most: int, workers: int) -> None:
+    """One training, in this process or in one of its own."""
+    from router.engine.base import find_base
+    from router.engine.engine import Engine
+
+    if workers > 1:
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    base, domain = find_base(plan.base), load(plan.domain)
+    examples = read_jsonl(job.data)[: job.examples]
+    check = None
+    if job.checks:
+        dev = items(domain, "dev", job.checks)
+        check = checker(lambda: Engine(base), domain, dev, PROMPTS[domain.prompt], most)
+    train(examples, base, out, replace(plan.config, seed=plan.config.seed + job.seed), check=check)
