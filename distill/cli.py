@@ -16,6 +16,7 @@ from specialists.errors import BadInput
 from specialists.paths import write_atomic
 
 from .options import AMONG, BASE, HYPERPARAMETERS, TEACHER, config_of
+from .studies.cli import seeds_command
 
 if TYPE_CHECKING:
     from registry.card import Card
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 @click.group(name="distill")
 def cli() -> None:
     """Make a new specialist."""
+
+
+@cli.group()
+def study() -> None:
+    """Do an experiment that this project grew from again."""
+
+
+study.add_command(seeds_command)
 
 
 @cli.command()

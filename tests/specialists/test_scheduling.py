@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from specialists.domain import items, load
 from specialists.scheduling.problems import Problem, answer, free_starts, half_hour, label, peak, seeds
+from specialists.scheduling.scan import scan
 from specialists.scheduling.wording import COUNT, FITS, SLOTS, wording
 from specialists.scheduling.worked import worked
 
@@ -105,6 +106,40 @@ def test_every_step_of_a_worked_solution_is_true(index: int) -> None:
         assert (", ".join(verdict[3:] for *_, verdict in found if verdict != "no") or "none") == task.answer
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 400))
+def test_every_step_of_a_scan_is_true(index: int) -> None:
+    domain = load("scheduling:half-hour")
+    task = domain.task("train", index)
+    problem: Problem = task.facts["problem"]
+    text = domain.worked(task)
+    assert text.endswith(f"Answer: {task.answer}") and all(span in text for span in task.facts["spans"])
+    for span in task.facts["spans"]:
+        assert span in task.question
+    asked = re.findall(r"^(\d\d)(\d\d)((?: [A-L][-+.]\d*)+) (\d+)/(\d) (ok|over)$", text, re.MULTILINE)
+    for hour, minute, marks, used, rooms, verdict in asked:
+        now = 60 * int(hour) + int(minute)
+        assert re.search(rf"^{hour}( \d\d)* {minute}", text, re.MULTILINE)
+        found = re.findall(r" ([A-L])([-+.])", marks)
+        assert [letter for letter, _ in found] == list("ABCDEFGHIJKL"[: len(problem.meetings)])
+        for (_, sign), (start, end) in zip(found, problem.meetings, strict=True):
+            assert sign == ("+" if start == now else "-" if end == now else ".")
+        assert int(used) == under_way(problem.meetings, now) and int(rooms) == problem.rooms
+        assert verdict == ("over" if int(used) > int(rooms) else "ok")
+    moments = sorted({moment for meeting in problem.meetings for moment in meeting})
+    assert [60 * int(hour) + int(minute) for hour, minute, *_ in asked] == moments[: len(asked)]
+    assert (len(asked) < len(moments) or asked[-1][-1] == "over") == (task.answer == "NO")
+
+
+def test_a_scan_as_it_is_read() -> None:
+    day = ((540, 630), (600, 660))
+    listed = "9-10:30\n0900+A\n1030-A\n10-11\n1000+B\n1100-B\n"
+    assert scan(Problem("fits", "easy", day, 1), ("9-10:30", "10-11")) == (
+        f"Fit in 1\n{listed}2 meetings, 1 rooms until 11\n09 00\n0900 A+1 B. 1/1 ok\n"
+        "10 00 30\n1000 A. B+2 2/1 over\nAnswer: NO"
+    )
+
+
 def test_a_solution_as_it_is_read() -> None:
     day = ((540, 630), (600, 660), (645, 720))
     listed = "0900+A\n1030-A\n1000+B\n1100-B\n1045+C\n1200-C\n"
@@ -143,7 +178,7 @@ def test_phrasings_are_many_and_every_fact_is_in_the_question() -> None:
     assert len(set(FITS + COUNT + SLOTS)) >= 30
     for index in range(100):
         problem = half_hour(Random(index))
-        text = wording(problem, Random(index))
+        text = wording(problem, Random(index))[0]
         assert len(re.findall(r"\d\d?(?:[:h]\d\d|h)?(?:am|pm)?", text)) >= 2 * len(problem.meetings)
         assert "1 rooms" not in text and "one rooms" not in text
     assert label(Problem("slots", "easy", ((540, 600),), 1, (480, 1020), 30)) == "slots 2"

@@ -1,0 +1,1 @@
+"""Findings of the projects this one grew from, as experiments that anyone can run again."""

@@ -1,0 +1,176 @@
+"""A whole run on a tiny base: every stage, killed and started again, and the same bytes at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result as Done
+
+from distill import pipeline as module
+from distill.examples import read_jsonl
+from distill.pipeline import Pipeline, Plan
+from distill.solve import system_prompt
+from distill.train import TrainConfig
+from router.ledger import Ledger
+from specialists.domain import Domain, items, load, method
+from specialists.errors import BadInput
+
+from .chat_server import ChatServer
+from .teachers import BAD, GOOD, solution
+
+NAME = "scheduling:half-hour"
+CONFIG = TrainConfig(rank=2, alpha=4, epochs=1)
+
+
+@pytest.fixture
+def plan(tiny_base: Path) -> Plan:
+    return Plan(NAME, examples=4, problems=10, dev=10, checks=0, n=4, base=str(tiny_base), config=CONFIG)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model never ends its answers: let it write few tokens."""
+    monkeypatch.setattr(module.Pipeline, "most", property(lambda self: 12))
+
+
+def test_the_solver_teaches_a_student_and_the_report_says_so(plan: Plan, tmp_path: Path) -> None:
+    said: list[str] = []
+    every = replace(plan, seeds=2, curve=(2,), ablations=module.ABLATIONS, among=20)
+    result = Pipeline(every, tmp_path / "run", say=said.append, command="router distill run ...").run()
+    names = list(result.arms)
+    assert names == [
+        "specialist seed 0", "specialist seed 1", "2 examples", "answers-only", "base", "strategy-prompt", "nonsense-prompt",
+    ]  # fmt: skip
+    assert {arm.result.n for arm in result.arms.values()} == {4}
+    assert any("no-strategy: the solver" in line for line in said)
+    rows = read_jsonl(tmp_path / "run" / "data" / "examples.jsonl")
+    assert len(rows) == 4 and {row.source["teacher"] for row in rows} == {"solver"}
+    domain = load(NAME)
+    strategy_prompt = next(
+        arm for arm in Pipeline(every, tmp_path / "run").arms() if arm.name == "strategy-prompt"
+    )
+    assert strategy_prompt.prompt == system_prompt(domain, method(domain))
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "router distill run ..." in page and "answers-only" in page and "<svg" in page
+    assert len(result.training) == 4 and len(result.learning) >= 2 and result.hashes
+    json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_of_another_plan_is_not_gone_on_with(plan: Plan, tmp_path: Path) -> None:
+    Pipeline(plan, tmp_path).run()
+    with pytest.raises(BadInput, match="another n, seeds; give the same"):
+        Pipeline(replace(plan, n=5, seeds=3), tmp_path).run()
+    with pytest.raises(BadInput, match="no ablation sparkle"):
+        Pipeline(replace(plan, ablations=("sparkle",)), tmp_path)
+
+
+def test_two_processes_do_not_work_in_one_folder(plan: Plan, tmp_path: Path) -> None:
+    first, second = Pipeline(plan, tmp_path), Pipeline(plan, tmp_path)
+    with first.run_.held(), pytest.raises(BadInput, match="Another process is at work"):
+        second.run()
+
+
+def respond(domain: Domain, splits: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+    """What an apt teacher says to a chat completion."""
+    count = 0
+
+    def answer(request: dict[str, Any]) -> str:
+        nonlocal count
+        system, text = (turn["content"] for turn in request["messages"])
+        if system.startswith("You write strategies"):
+            count += 1
+            return BAD[0] if count == 1 else GOOD
+        if system.startswith("You keep the journal"):
+            return json.dumps({"marks": [], "notes": [f"Write times down, {len(text) % 7}."]})
+        return solution(domain, splits[text], system)
+
+    return answer
+
+
+def test_a_teacher_that_writes_goes_through_every_stage_and_is_asked_nothing_twice(
+    plan: Plan, tmp_path: Path
+) -> None:
+    domain = load(NAME)
+    known = [*items(domain, "train", 60), *items(domain, "dev", 20), *items(domain, "test", 20)]
+    splits = {task.question: task for task in known}
+    with ChatServer(respond(domain, splits)) as server:
+        written = replace(plan, teacher=f"{server.url}/v1#apt", problems=20, ablations=("no-strategy",))
+        result = Pipeline(written, tmp_path / "run").run()
+        asked = len(server.requests)
+        bodies = [json.dumps(request, sort_keys=True) for request in server.requests]
+        assert len(set(bodies)) == asked
+        again = Pipeline(written, tmp_path / "run").run()
+        assert len(server.requests) == asked and again.to_dict() == result.to_dict()
+    assert result.strategy and result.strategy.text == GOOD
+    assert [version.accepted for version in result.strategy.versions] == [True, False, True]
+    assert {"teacher", "teacher-strategy", "specialist", "no-strategy", "base"} == set(result.arms)
+    assert sum(stage.calls for stage in result.stages) == asked == Ledger().totals().calls
+    assert sum(result.examples.rejected.values()) >= 0 and result.teacher.endswith("#apt")
+
+
+def test_stopped_at_any_request_it_ends_with_the_same_bytes(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domain = load(NAME)
+    known = [*items(domain, "train", 60), *items(domain, "dev", 20), *items(domain, "test", 20)]
+    splits = {task.question: task for task in known}
+
+    def start(server: ChatServer, folder: Path, left: int) -> Any:
+        """A run whose server breaks down at a request, for good."""
+        monkeypatch.setenv("ROUTER_HOME", str(tmp_path / f"home-{folder.name}"))
+        answers = server.respond
+
+        def breaking(request: dict[str, Any]) -> str:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise ConnectionResetError
+            return answers(request)
+
+        server.respond = breaking
+        try:
+            return Pipeline(replace(plan, teacher="http://x/v1#apt"), folder).run()
+        finally:
+            server.respond = answers
+
+    from distill import teacher_url
+
+    monkeypatch.setattr(teacher_url.time, "sleep", lambda _: None)
+    monkeypatch.setattr(teacher_url, "TRIES", 1)
+    with ChatServer(respond(domain, splits)) as server:
+        monkeypatch.setattr(
+            teacher_url.Url,
+            "url",
+            property(lambda self: f"{server.url}/v1", lambda self, value: None),
+            raising=False,
+        )
+        start(server, tmp_path / "whole", 10**6)
+        asked = len(server.requests)
+        expected = (tmp_path / "whole" / "data" / "examples.jsonl").read_bytes()
+        for left in range(1, asked, max(1, asked // 10)):
+            server.respond, folder = respond(domain, splits), tmp_path / f"left{left}"
+            server.requests.clear()
+            with pytest.raises(Exception, match="gave no answer"):
+                start(server, folder, left)
+            start(server, folder, 10**6)
+            assert (folder / "data" / "examples.jsonl").read_bytes() == expected
+            # The request under way when the server broke down was asked twice, none other.
+            assert len(server.requests) == asked + 1
+
+
+def test_the_command_line_shows_what_it_would_cost_and_stops(
+    run: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = run(
+        "distill", "run", NAME, "--teacher", "claude", "--out", str(tmp_path / "r"), "--dry-run", "-n", "20"
+    )
+    assert done.exit_code == 0, done.output
+    assert "1-teacher" in done.output and "together" in done.output and "$" in done.output
+    assert not (tmp_path / "r").exists()
+    bad = run("distill", "run", NAME, "--out", str(tmp_path / "r"), "--curve", "2,x")
+    assert bad.exit_code == 2 and "no list of numbers" in bad.output
