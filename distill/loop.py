@@ -82,6 +82,8 @@ class Loop:
         if found:
             self._restore(found.pop("now"))
             self.at = Progress(**{**found, "dev": [tuple(point) for point in found["dev"]]})
+        else:
+            self._save(out, identity)  # a folder that cannot be written shows now and not at the end
         at = self.at
         started, saved = time.monotonic() - at.seconds, time.monotonic()
         rows = self._rows()

@@ -146,10 +146,11 @@ class Pipeline:
             stage("4-examples", ("examples", "examples no-strategy"), self._collect)
             stage("5-train", (), self._train)
             stage("6-arms", (), self._measure)
-            from .story import result, write_report
+            from .report import write
+            from .story import result
 
             found = result(self)
-            write_report(found, self.folder)
+            write(found, self.folder)
             return found
 
     def _student(self) -> Any:

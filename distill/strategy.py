@@ -119,7 +119,10 @@ def judge(parent: Version, attempts: Sequence[Attempt]) -> tuple[bool, str]:
     counts = f"{sum(right)} of {len(right)} dev items right, the parent {parent.score}"
     top, count = Counter(one.answer for one in attempts).most_common(1)[0]
     usual = Counter(one.task.answer for one in attempts).most_common(1)[0][1]
-    if count >= ONE_ANSWER * len(attempts) and usual <= USUAL * len(attempts):
+    same = count == len(attempts) > usual or (
+        count >= ONE_ANSWER * len(attempts) and usual <= USUAL * len(attempts)
+    )
+    if same and len(attempts) > 1:
         return False, f"answers {top!r} to {count} of {len(attempts)} dev items; {counts}"
     if gained <= lost:
         return False, f"does not help: {counts}"

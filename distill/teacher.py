@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.kept import Kept
-
 from router.ledger import Charge, Ledger, Usage
 from specialists.domain import Domain, Task
 from specialists.errors import BadInput
@@ -22,7 +21,7 @@ from specialists.prompts import messages
 
 if TYPE_CHECKING:
     from router.claude import Claude
-    from router.claude import Request as ClaudeRequest
+    from router.claude_requests import Request as ClaudeRequest
     from router.engine.engine import Engine
 
 Done = Callable[[], object]
@@ -125,7 +124,7 @@ class ClaudeTeacher:
                 assert done
                 done()
         else:
-            said = self.claude.ask_many(requests, purpose, on_done=(lambda *_: done()) if done else None)
+            said = self.claude.ask_many(requests, purpose, on_done=done)
         return [Reply(one.text, one.stop_reason, one.usage, one.dollars, one.cached) for one in said]
 
     def estimate(self, prompts: Sequence[Prompt]) -> float:
@@ -133,7 +132,7 @@ class ClaudeTeacher:
 
 
 def _request(prompt: Prompt) -> ClaudeRequest:
-    from router.claude import Request
+    from router.claude_requests import Request
 
     schema = dict(prompt.schema) if prompt.schema else None
     return Request([{"role": "user", "content": prompt.text}], prompt.system, prompt.max_tokens, schema)

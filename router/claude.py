@@ -5,59 +5,42 @@ The API takes no seed and no temperature, so that only a kept answer makes a run
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import secrets
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from specialists.errors import BadInput, Unavailable
-from specialists.paths import home, write_atomic
+from specialists.errors import Unavailable
+from specialists.paths import home
 
+from .claude_requests import (
+    MAX_TOKENS,
+    PAUSED,
+    Body,
+    Message,
+    Reply,
+    Request,
+    Said,
+    read,
+    reply_as_kept,
+    reply_of,
+    worst,
+)
+from .kept import Kept, key_of
 from .ledger import Budget, Charge, Ledger, Usage, cheapest, dollars
 
 if TYPE_CHECKING:
     from anthropic import Anthropic
 
 BUDGET = 0.05  # dollars of a run unless it says otherwise: some hundred short answers of the cheapest model
-MAX_TOKENS = 1024  # how far an answer may go; what a model thinks before it answers counts as well
 PAUSES = 8  # how often a turn that the API pauses is taken up again
-OVERHEAD = 32  # tokens: more than the API sets around one message
 TIMEOUT = 600.0  # seconds; given at all, because the SDK's own default refuses long answers without streaming
-PAUSED = "pause_turn"
-
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Said:
-    """What Claude said to a request.
-
-    stop_reason: end_turn for a whole answer; max_tokens, refusal, pause_turn and the like tell why the text is
-    none. usage: tokens, of the call that was once paid if cached. dollars: what was paid now, so 0 if cached.
-    """
-
-    text: str
-    stop_reason: str
-    usage: Usage
-    dollars: float
-    cached: bool
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One response of the API: its content blocks as they came, why it ended, and its tokens."""
-
-    content: list[dict[str, Any]]
-    stop_reason: str
-    usage: Usage
-
-    @property
-    def text(self) -> str:
-        return "".join(block["text"] for block in self.content if block.get("type") == "text")
+WORKERS = 4  # calls under way at once
+TERMS = (
+    "Teaching a model with Claude's answers is governed by Anthropic's terms; read them before you publish."
+)
 
 
 class Claude:
@@ -84,12 +67,21 @@ class Claude:
         self.ledger = ledger or Ledger()
         self.run = run or secrets.token_hex(8)
         self.budget = Budget(budget, self.ledger.totals(run).dollars if run else 0.0)
+        self.kept = Kept(home() / "claude")  # not in the cache: it was paid for, and cannot be had again
+        self._charged = (
+            {charge.ref for charge in self.ledger.charges()[0] if charge.run == run} if run else set()
+        )
         self._client = client
+        self._lock = threading.Lock()
 
     def say(
         self, messages: Sequence[Message], system: str = "", max_tokens: int = MAX_TOKENS, purpose: str = ""
     ) -> Said:
-        """The model's answer to messages (role and content), under a system prompt that the API may cache.
+        """The answer to a request of these parts; see `ask`."""
+        return self.ask(Request(messages, system, max_tokens), purpose)
+
+    def ask(self, request: Request, purpose: str = "") -> Said:
+        """The model's answer.
 
         The same request gets the same answer again from disk, without network, key or cost. That holds for a
         refusal and for a text cut at max_tokens too: they are what was said to this request, asking again
@@ -103,12 +95,11 @@ class Claude:
         said = Said("", PAUSED, Usage(), 0.0, True)
         for _ in range(PAUSES):
             # A paused turn is given back as it is, and the model goes on from there.
-            turns = [*messages, {"role": "assistant", "content": content}] if content else list(messages)
-            request = self._request(turns, system, max_tokens)
-            reply, cost = _kept(request), 0.0
+            sent = request.body(self.model, content)
+            reply, cost = self.known(sent), 0.0
             cached = reply is not None
             if reply is None:
-                reply, cost = self._pay(request, purpose)
+                reply, cost = self._pay(sent, purpose)
             said = Said(
                 said.text + reply.text,
                 reply.stop_reason,
@@ -121,36 +112,94 @@ class Claude:
                 break
         return said
 
+    def ask_many(
+        self,
+        requests: Sequence[Request],
+        purpose: str = "",
+        on_done: Callable[[], object] | None = None,
+        workers: int = WORKERS,
+    ) -> list[Said]:
+        """The answers in order; a request that comes twice is paid once. on_done is called as each comes.
+
+        Raises the first error of `ask` once the calls under way are done: what they brought is kept.
+        """
+        bodies = [key_of(request.body(self.model)) for request in requests]
+        first = dict(zip(bodies, requests, strict=True))
+        found: dict[str, Said] = {}
+
+        def one(key: str) -> None:
+            found[key] = self.ask(first[key], purpose)
+            if on_done:
+                on_done()
+
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for future in [pool.submit(one, key) for key in dict.fromkeys(bodies)]:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return [found[key] for key in bodies]
+
     def estimate(self, messages: Sequence[Message], system: str = "", max_tokens: int = MAX_TOKENS) -> float:
         """The dollars that `say` would cost at most if it is not paused; 0 for a kept answer. Asks nobody."""
-        request = self._request(messages, system, max_tokens)
-        return 0.0 if _kept(request) else worst(request)
+        return self.estimate_many([Request(messages, system, max_tokens)])
 
-    def _request(self, messages: Sequence[Message], system: str, max_tokens: int) -> dict[str, Any]:
-        request: dict[str, Any] = {
-            "model": self.model,
-            "max_tokens": max_tokens,
-            "messages": list(messages),
-        }
-        if system:
-            request["system"] = [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}]
-        return request
+    def estimate_many(self, requests: Sequence[Request], batch: bool = False) -> float:
+        """The same for many: a request that comes twice counts once."""
+        bodies = {key_of(body): body for body in (request.body(self.model) for request in requests)}
+        return sum(worst(body, batch) for body in bodies.values() if self.known(body) is None)
 
-    def _pay(self, request: dict[str, Any], purpose: str) -> tuple[Reply, float]:
+    def known(self, body: Body) -> Reply | None:
+        """The kept reply to a request; its charge is written down if a crash kept it from being."""
+        entry = self.kept.get(body)
+        try:
+            reply = reply_of(entry) if entry else None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+        if entry and reply:
+            paid = entry.get("paid")
+            if isinstance(paid, dict) and paid.get("run") == self.run:
+                charge = Charge.now(
+                    self.run,
+                    self.model,
+                    str(paid.get("purpose", "")),
+                    reply.usage,
+                    str(paid.get("ref")),
+                    bool(paid.get("batch")),
+                )
+                self.charge(charge)
+        return reply
+
+    def keep(self, body: Body, reply: Reply, purpose: str, ref: str, batch: bool = False) -> float:
+        """Keep a reply that was paid for and write its charge down, once for each ref; the dollars."""
+        charge = Charge.now(self.run, self.model, purpose, reply.usage, ref, batch)
+        paid = {"run": self.run, "purpose": purpose, "ref": ref, "batch": batch}
+        try:
+            # The answer first: a crash between the two is mended when the answer is next looked up.
+            self.kept.put(body, {**reply_as_kept(reply), "paid": paid})
+        finally:
+            self.charge(charge)
+        return charge.dollars
+
+    def charge(self, charge: Charge) -> None:
+        """Write a charge down unless its ref is there already."""
+        with self._lock:
+            if charge.ref in self._charged:
+                return
+            self._charged.add(charge.ref)
+        self.ledger.add(charge)
+
+    def _pay(self, body: Body, purpose: str) -> tuple[Reply, float]:
         """Call the API, keep its reply, and charge it; the reply and its dollars."""
-        most = worst(request)
+        most = worst(body)
         self.budget.check(most)
         self.ledger.ready()
-        reply = self._call(request, most)
-        charge = Charge.now(self.run, self.model, purpose, reply.usage)
-        self.budget.settle(most, charge.dollars)
-        try:
-            _keep(request, reply)
-        finally:
-            self.ledger.add(charge)
-        return reply, charge.dollars
+        reply = self._call(body, most)
+        price = dollars(self.model, reply.usage)
+        self.budget.settle(most, price)
+        return reply, self.keep(body, reply, purpose, secrets.token_hex(8))
 
-    def _call(self, request: dict[str, Any], most: float) -> Reply:
+    def _call(self, body: Body, most: float) -> Reply:
         """One call with its retries. Of what each attempt holds of the budget, the successful one's stays held.
 
         So does that of an attempt whose reply was lost on the way: it may have been billed.
@@ -171,9 +220,9 @@ class Claude:
                 self.budget.settle(most)
             return response
 
-        client = self._open()
+        client = self.open()
         try:
-            found = _read(client.with_middleware(attempt).messages.create(**request))
+            found = read(client.with_middleware(attempt).messages.create(**body))
         except AnthropicError as error:
             raise plain(error, self.model, client) from error
         except ValueError:  # a body that is not the JSON it says it is
@@ -184,7 +233,7 @@ class Claude:
             )
         return found
 
-    def _open(self) -> Anthropic:
+    def open(self) -> Anthropic:
         if self._client is None:
             from anthropic import Anthropic, AnthropicError
 
@@ -203,83 +252,3 @@ class Claude:
                 )
             self._client = client
         return self._client
-
-
-def worst(request: dict[str, Any]) -> float:
-    """The dollars a request can cost at most.
-
-    A token is at least one byte, so that bytes bound the tokens of any tokenizer; all of them are priced as
-    written to the prompt cache, the dearest way in. Raises BadInput for text that has no UTF-8, and for no length.
-    """
-    if request["max_tokens"] < 1:
-        raise BadInput(
-            f"An answer of {request['max_tokens']} tokens cannot be asked for; allow at least one."
-        )
-    parts = [*request["messages"], *request.get("system", [])]
-    try:
-        size = sum(len(json.dumps(part, ensure_ascii=False).encode()) for part in parts)
-    except UnicodeEncodeError as error:
-        raise BadInput("The request holds half a surrogate pair, which is no text; remove it.") from error
-    usage = Usage(cache_write=size + OVERHEAD * (len(parts) + 1), output=request["max_tokens"])
-    return dollars(request["model"], usage)
-
-
-def _canonical(request: dict[str, Any]) -> str:
-    return json.dumps(request, sort_keys=True, separators=(",", ":"))
-
-
-def _place(request: dict[str, Any]) -> Path:
-    # In the home and not the cache: it was paid for, and asking again would not bring the same back.
-    key = hashlib.sha256(_canonical(request).encode()).hexdigest()
-    return home() / "claude" / key[:2] / f"{key}.json"
-
-
-def _keep(request: dict[str, Any], reply: Reply) -> None:
-    usage = {
-        "input_tokens": reply.usage.input,
-        "output_tokens": reply.usage.output,
-        "cache_creation_input_tokens": reply.usage.cache_write,
-        "cache_read_input_tokens": reply.usage.cache_read,
-    }
-    entry = {
-        "request": request,
-        "reply": {"content": reply.content, "stop_reason": reply.stop_reason, "usage": usage},
-    }
-    write_atomic(_place(request), json.dumps(entry, indent=1).encode())
-
-
-def _kept(request: dict[str, Any]) -> Reply | None:
-    """The kept reply to a request. One that cannot be read counts as not there, and is replaced."""
-    try:
-        entry = json.loads(_place(request).read_bytes())
-        if _canonical(entry["request"]) != _canonical(request):
-            return None
-        return _reply(entry["reply"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def _read(message: Any) -> Reply | None:
-    """A message of the SDK, which does not check what came; None for what is no message."""
-    try:
-        return _reply(message.to_dict(mode="json", warnings=False))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _reply(record: dict[str, Any]) -> Reply:
-    """A message as the API writes it. Raises KeyError, TypeError or ValueError for anything else."""
-    counts = record["usage"]
-    usage = Usage(
-        counts["input_tokens"],
-        counts["output_tokens"],
-        counts.get("cache_creation_input_tokens") or 0,
-        counts.get("cache_read_input_tokens") or 0,
-    )
-    reply = Reply(record["content"], record["stop_reason"], usage)
-    numbers = (usage.input, usage.output, usage.cache_write, usage.cache_read)
-    if not all(type(count) is int and count >= 0 for count in numbers):
-        raise ValueError("tokens that are no count")
-    if type(reply.stop_reason) is not str or type(reply.content) is not list or type(reply.text) is not str:
-        raise TypeError("no message")
-    return reply

@@ -29,11 +29,18 @@ class Kept:
 
     def put(self, request: dict[str, Any], reply: dict[str, Any]) -> None:
         """Keep an answer, atomically."""
-        write_atomic(self._place(request), json.dumps({"request": request, "reply": reply}, indent=1).encode())
+        write_atomic(
+            self._place(request), json.dumps({"request": request, "reply": reply}, indent=1).encode()
+        )
 
     def _place(self, request: dict[str, Any]) -> Path:
-        key = hashlib.sha256(_canonical(request).encode()).hexdigest()
+        key = key_of(request)
         return self.folder / key[:2] / f"{key}.json"
+
+
+def key_of(request: dict[str, Any]) -> str:
+    """What names a request: the sha256 of its canonical JSON, in hex."""
+    return hashlib.sha256(_canonical(request).encode()).hexdigest()
 
 
 def _canonical(request: dict[str, Any]) -> str:

@@ -115,7 +115,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Charge:
-    """One paid call. time: UTC, ISO 8601. run: whose budget it came from. purpose: what it was for."""
+    """One paid call. time: UTC, ISO 8601. run: whose budget it came from. purpose: what it was for. ref: which call it
+    was, so that it is written down once."""
 
     time: str
     run: str
@@ -123,17 +124,21 @@ class Charge:
     purpose: str
     usage: Usage
     dollars: float
+    ref: str = ""
 
     @classmethod
-    def now(cls, run: str, model: str, purpose: str, usage: Usage) -> Charge:
+    def now(
+        cls, run: str, model: str, purpose: str, usage: Usage, ref: str = "", batch: bool = False
+    ) -> Charge:
         """A call just made, at its price."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(time, run, model, purpose, usage, dollars(model, usage))
+        return cls(time, run, model, purpose, usage, dollars(model, usage, batch), ref)
 
     def line(self) -> bytes:
         """The charge as a line of the ledger; ASCII, so that nothing inside it ends a line."""
         fields = {"time": self.time, "run": self.run, "model": self.model, "purpose": self.purpose}
-        return json.dumps({**fields, **asdict(self.usage), "dollars": self.dollars}).encode() + b"\n"
+        ref = {"ref": self.ref} if self.ref else {}
+        return json.dumps({**fields, **asdict(self.usage), "dollars": self.dollars, **ref}).encode() + b"\n"
 
     @classmethod
     def parse(cls, line: bytes) -> Charge | None:
@@ -148,7 +153,10 @@ class Charge:
             if not whole or type(cost) not in (int, float) or not 0 <= cost < math.inf:
                 return None
             time, run, model, purpose = words
-            return cls(time, run, model, purpose, Usage(*counts), float(cost))
+            ref = record.get("ref", "")
+            return cls(
+                time, run, model, purpose, Usage(*counts), float(cost), ref if type(ref) is str else ""
+            )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 

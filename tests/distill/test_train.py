@@ -19,7 +19,7 @@ from distill.train import TrainConfig, batch_loss, encode, train
 from registry.adapter import WEIGHTS, check
 from router.engine.base import Base, find_base, load_model, load_tokenizer
 from specialists.domain import items, load, split_of
-from specialists.errors import BadInput, Damaged
+from specialists.errors import BadInput, Damaged, Unavailable
 from specialists.prompts import messages
 
 CONFIG = TrainConfig(rank=2, alpha=4, lr=2e-2, epochs=4, batch_size=2, seed=3)
@@ -103,6 +103,15 @@ def test_a_cut_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(Damaged, match="delete it to train from the start"):
         load_checkpoint(tmp_path, {})
+
+
+def test_a_folder_that_cannot_be_written_shows_before_the_first_step(
+    base: Base, some: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(module, "batch_loss", None)  # a step would fail
+    with pytest.raises(Unavailable, match="free some space, or make .* writable"):
+        train(some, base, tmp_path / "file" / "out", CONFIG)
 
 
 def test_a_divergence_is_one_sentence(

@@ -316,7 +316,7 @@ def test_an_answer_that_cannot_be_kept_is_charged_all_the_same(
     def full(*_: Any) -> None:
         raise Unavailable("disk full")
 
-    monkeypatch.setattr("router.claude.write_atomic", full)
+    monkeypatch.setattr("router.kept.write_atomic", full)
     with pytest.raises(Unavailable, match="disk full"):
         claude.say(HELLO)
     assert Ledger().totals().dollars == PRICE
