@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,6 @@ from .options import AMONG, BASE, HYPERPARAMETERS, TEACHER, config_of
 from .studies.cli import seeds_command
 
 if TYPE_CHECKING:
-    from registry.card import Card
-    from router.engine.base import Base
     from specialists.domain import Domain
 
     from .teacher import Teacher
@@ -101,6 +99,7 @@ def train(
     from specialists.prompts import PROMPTS
 
     from .arms import checker
+    from .cards import card_of, write_card
     from .choose import covering
     from .examples import examples, read_jsonl
     from .train import train
@@ -119,14 +118,14 @@ def train(
         folder = out / f"seed-{seed}" if seeds > 1 else out
         facts = train(rows, weights, folder, replace(config, seed=config.seed + seed), start, check)
         card = card_of(found, weights, folder, facts)
-        _write(folder, card)
+        write_card(folder, card)
         if test:
             from router.evaluate import human, open_tools, run
 
             result = run([domain], test, adapter=folder, progress=sys.stderr.isatty(), tools=open_tools(base))
             click.echo(human(result), err=True, nl=False)
             (report,) = result["domains"].values()
-            _write(folder, replace(card, report=report))
+            write_card(folder, replace(card, report=report))
         click.echo(str(folder))
         click.echo(
             f"router: trained {card.ref}; add it with `router register {shlex.quote(str(folder))}`.", err=True
@@ -237,6 +236,14 @@ def examples(
     metavar="ARM",
     help="answers-only, no-strategy, strategy-prompt, nonsense-prompt; may be given again.",
 )
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    metavar="RANK[:LAYERS]",
+    help="One more adapter, of that rank and on those layers, such as 4 or 8:q_proj,v_proj; may be given again.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The whole result as one JSON object.")
 @click.option("--curve", metavar="N,N", help="Other numbers of examples to train on, such as 25,50,200.")
 @click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side."
@@ -253,6 +260,7 @@ def run(
     dry_run: bool,
     budget: float,
     batches: bool,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """The whole story for DOMAIN: baselines, strategy, examples, training, arms, and a report in OUT.
@@ -266,6 +274,7 @@ def run(
         domain,
         **{name: given.pop(name) for name in names},
         ablations=tuple(dict.fromkeys(given.pop("ablations"))),
+        sizes=tuple(dict.fromkeys(given.pop("sizes"))),
         curve=_numbers(curve),
         batch=batches,
         config=config_of(given),
@@ -276,8 +285,12 @@ def run(
         _show_estimate(pipeline.estimate(), budget)
         return
     _notice(plan.teacher)
-    pipeline.run()
-    click.echo(str(out / "report.html"))
+    result = pipeline.run()
+    click.echo(json.dumps(result.to_dict()) if as_json else str(out / "report.html"))
+    for job in pipeline.jobs():
+        if job.name.startswith("specialist"):
+            folder = shlex.quote(str(pipeline.adapter(job)))
+            _say(f"add {job.name} with `router register {folder}`")
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:
@@ -320,35 +333,3 @@ def _show_estimate(rows: Sequence[tuple[str, int, float]], budget: float) -> Non
             f"router: that may exceed the budget of {money(budget)}; it stops before the call that would.",
             err=True,
         )
-
-
-def card_of(domain: Domain, base: Base, folder: Path, facts: dict[str, Any]) -> Card:
-    """The card of a newly trained adapter: the patch version after the newest registered, or 1.0.0."""
-    from registry.adapter import WEIGHTS
-    from registry.card import Card, version_key
-    from registry.store import Store
-    from registry.version import sha256
-
-    name, version = domain.name.partition(":")[0], "1.0.0"  # a variant is still that domain's specialist
-    with suppress(BadInput):  # there is none of that name yet
-        newest = max(version_key(known.card.version) for known in Store().versions(name))
-        version = "{}.{}.{}".format(*newest[:2], newest[2] + 1)
-    return Card(
-        name=name,
-        version=version,
-        description=f"{domain.name}: trained on {facts['examples']} examples of its own solver",
-        base=base.id,
-        base_weights=base.weights,
-        adapter=sha256(folder / WEIGHTS),
-        prompt=domain.prompt,
-        parser=domain.parser,
-        exemplars=tuple(domain.exemplars()),
-        max_new_tokens=domain.max_new_tokens,
-        lineage={name: value for name, value in facts.items() if name not in ("loss", "norms")},
-    )
-
-
-def _write(folder: Path, card: Card) -> None:
-    from registry.version import CARD
-
-    write_atomic(folder / CARD, card.to_json().encode())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 CUT = 4000  # characters of a quoted text
+LONG = 28  # characters of a cell that may be wrapped
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,16 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #14171b; --faint: #9aa3af; --line: #333a44;
   --shade: #1d2228; --c0: #7fb0ff; --c1: #ffa36b; --c2: #63d39a; --c3: #c99bff; --c4: #ff8cc0; --c5: #cdd96b; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 62rem; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; color: var(--ink); background: var(--paper);
   font: 16px/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p.first { font-size: 1.08rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 caption { text-align: left; color: var(--faint); padding: .3rem 0; }
 th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-.n { text-align: right; white-space: nowrap; }
-figure { margin: 1.2rem 0; } figcaption { color: var(--faint); font-size: .92rem; }
-svg { width: 100%; max-width: 44rem; height: auto; display: block; }
+th, td { white-space: nowrap; } td.t { white-space: normal; min-width: 17rem; } .n { text-align: right; }
+figure { margin: 1.2rem 0; overflow-x: auto; } figcaption { color: var(--faint); font-size: .92rem; }
+svg { width: 100%; min-width: 30rem; max-width: 44rem; height: auto; display: block; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); } svg .mark, svg .level { stroke: var(--faint); stroke-dasharray: 4 3; }
 svg polyline { fill: none; stroke-width: 2; } svg .whisker { stroke-width: 2; }
@@ -139,6 +140,10 @@ def _html(block: Block, first: bool) -> str:
         f'<div class="wide"><table>{caption}<thead><tr>{cells(titles, "th")}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _kind(cell: str, right: bool) -> str:
+    return " class=n" if right else " class=t" if len(cell) > LONG else ""
 
 
 def markdown(title: str, sections: Sequence[Section]) -> str:

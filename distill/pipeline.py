@@ -44,8 +44,12 @@ ABLATIONS = ("answers-only", "no-strategy", "strategy-prompt", "nonsense-prompt"
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does. `problems`, `dev`: training and dev items of the strategy; `checks`: dev items that training is
-    checked with (0: none); `n`: test items; `curve`: other numbers of examples; `batch`: use message batches."""
+    """What a run does.
+
+    problems, dev: training and dev items of the strategy. checks: dev items that training is checked with (0: none).
+    n: test items. curve: other numbers of examples. sizes: other adapters, "RANK" or "RANK:LAYERS". batch: use message
+    batches.
+    """
 
     domain: str
     teacher: str = "solver"
@@ -58,6 +62,7 @@ class Plan:
     seeds: int = 1
     ablations: tuple[str, ...] = ()
     curve: tuple[int, ...] = ()
+    sizes: tuple[str, ...] = ()
     batch: bool = False
     base: str | None = None
     config: TrainConfig = field(default_factory=TrainConfig)
@@ -73,6 +78,20 @@ class Job:
     seed: int = 0
     examples: int | None = None
     checks: int = 0
+    size: str | None = None
+
+    def config(self, plan: Plan) -> TrainConfig:
+        """The plan's hyperparameters with what is this job's own. Raises BadInput for a size that is none."""
+        config = replace(plan.config, seed=plan.config.seed + self.seed)
+        if self.size is None:
+            return config
+        rank, _, layers = self.size.partition(":")
+        if not rank.isdecimal() or not 1 <= int(rank) <= 256:
+            raise BadInput(
+                f"{self.size!r} is no size of an adapter; write RANK or RANK:LAYERS, such as 4:q_proj."
+            )
+        targets = tuple(one.strip() for one in layers.split(",") if one.strip()) or config.targets
+        return replace(config, rank=int(rank), alpha=2.0 * int(rank), targets=targets)
 
 
 class Pipeline:
@@ -94,6 +113,8 @@ class Pipeline:
         self.plan, self.folder, self.workers = plan, folder, workers
         self.say, self.command, self.progress = say, command, progress
         self.domain: Domain = load(plan.domain)
+        for size in plan.sizes:
+            Job("", "", folder, size=size).config(plan)  # one that is none shows now
         self.run_ = Run(folder, asdict(plan), say)
         self.budget = budget
 
@@ -147,9 +168,10 @@ class Pipeline:
             stage("5-train", (), self._train)
             stage("6-arms", (), self._measure)
             from .report import write
-            from .story import result
+            from .story import result, write_cards
 
             found = result(self)
+            write_cards(self, found)
             write(found, self.folder)
             return found
 
@@ -215,6 +237,8 @@ class Pipeline:
             jobs.append(Job(name, about, data, seed, plan.examples, plan.checks))
         for count in plan.curve:
             jobs.append(Job(f"{count} examples", f"LoRA on {count} worked examples", data, 0, count))
+        for size in plan.sizes:
+            jobs.append(Job(f"size {size}", f"LoRA of rank {size}", data, 0, plan.examples, size=size))
         if self.data("answers-only").exists():
             jobs.append(
                 Job("answers-only", "LoRA on the same examples without steps", self.data("answers-only"))
@@ -226,7 +250,7 @@ class Pipeline:
         return jobs
 
     def adapter(self, job: Job) -> Path:
-        return self.folder / "train" / job.name.replace(" ", "-")
+        return self.folder / "train" / job.name.replace(" ", "-").replace(":", "-").replace(",", "-")
 
     def _train(self) -> Any:
         todo = [(job, self.plan, self.adapter(job), self.most, self.workers) for job in self.jobs()]
@@ -248,10 +272,12 @@ class Pipeline:
             PROMPTS[self.domain.prompt],
         )
 
+    def arm(self, job: Job) -> Arm:
+        return Arm(job.name, job.about, PROMPTS[self.domain.prompt], self.adapter(job))
+
     def arms(self) -> list[Arm]:
         """Every student, the specialists first."""
-        own = PROMPTS[self.domain.prompt]
-        arms = [Arm(job.name, job.about, own, self.adapter(job)) for job in self.jobs()]
+        arms = [self.arm(job) for job in self.jobs()]
         arms.append(self.base_arm())
         if "strategy-prompt" in self.plan.ablations:
             text = system_prompt(self.domain, self.strategy)
@@ -312,4 +338,4 @@ def _trained(job: Job, plan: Plan, out: Path, most: int, workers: int) -> None:
     if job.checks:
         dev = items(domain, "dev", job.checks)
         check = checker(lambda: Engine(base), domain, dev, PROMPTS[domain.prompt], most)
-    train(examples, base, out, replace(plan.config, seed=plan.config.seed + job.seed), check=check)
+    train(examples, base, out, job.config(plan), check=check)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from registry.adapter import WEIGHTS
 from registry.measures import ArmResult, Outcome, Paired
-from registry.report import best_heuristic, environment, majority, quote
+from registry.report import Report, best_heuristic, environment, majority, quote
 from registry.version import sha256 as file_hash
 from specialists.domain import Task, Verdict
 
+from .cards import card_of, write_card
 from .example import balance
 from .examples import read_jsonl
 from .result import (
@@ -69,7 +71,16 @@ def result(run: Pipeline) -> Result:
         majority=majority(run.domain, run.tests),
         heuristic=best_heuristic(run.domain, run.tests),
         confusion=_confusion(outcomes[main]),
-        learning=tuple(_learning(run, outcomes)),
+        learning=tuple(
+            _point(run, job, outcomes)
+            for job in run.jobs()
+            if job.data == run.data("examples") and job.size is None
+        ),
+        sizes=tuple(
+            _point(run, job, outcomes) for job in run.jobs() if job.size or job.name.startswith("specialist")
+        )
+        if run.plan.sizes
+        else (),
         training=tuple(_training(run, job) for job in run.jobs()),
         examples=Examples(len(kept), collected["rejected"], balance(kept), tuple(quoted[:2])),
         strategy=Strategy(run.strategy, tuple(versions)) if run.strategy else None,
@@ -132,27 +143,48 @@ def _confusion(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
     return {gold: dict(row) for gold, row in sorted(table.items())}
 
 
-def _learning(run: Pipeline, outcomes: Mapping[str, Sequence[Outcome]]) -> list[Point]:
-    """Every adapter that learnt from worked examples."""
-    found = []
+def _point(run: Pipeline, job: Job, outcomes: Mapping[str, Sequence[Outcome]]) -> Point:
+    measured, config = ArmResult.of(outcomes[job.name]), job.config(run.plan)
+    size = (run.adapter(job) / WEIGHTS).stat().st_size
+    return Point(
+        job.examples or run.plan.examples,
+        job.seed,
+        measured.right,
+        measured.n,
+        measured.balanced_accuracy,
+        config.rank,
+        config.targets,
+        size,
+    )
+
+
+def write_cards(run: Pipeline, found: Result) -> None:
+    """A card with its report for every specialist, so that `router register` takes its folder as it is."""
     for job in run.jobs():
-        if job.data == run.data("examples"):
-            measured = ArmResult.of(outcomes[job.name])
-            size = (run.adapter(job) / WEIGHTS).stat().st_size
-            config = run.plan.config
-            found.append(
-                Point(
-                    job.examples or run.plan.examples,
-                    job.seed,
-                    measured.right,
-                    measured.n,
-                    measured.balanced_accuracy,
-                    config.rank,
-                    config.targets,
-                    size,
-                )
-            )
-    return found
+        if not job.name.startswith("specialist"):
+            continue
+        folder = run.adapter(job)
+        facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        facts |= {"strategy": found.hashes["strategy"], "examples_file": found.hashes["examples"]}
+        facts |= {"dollars": found.dollars, "minutes": round(found.minutes, 1)}
+        card = card_of(run.domain, run.base, folder, facts, found.teacher, run.most)
+        outcomes, base = run.outcomes(run.arm(job)), run.outcomes(run.base_arm())
+        report = Report(
+            domain=found.domain,
+            split=found.split,
+            n=found.n,
+            command=found.command,
+            arms={"specialist": ArmResult.of(outcomes), "base": ArmResult.of(base)},
+            majority=found.majority,
+            heuristic=found.heuristic,
+            mcnemar={"specialist": Paired.of(outcomes, base)},
+            specialist=card.ref,
+            base=found.base,
+            errors=quote(outcomes),
+            training={"examples": facts["examples"], "minutes": round(facts["seconds"] / 60, 1)},
+            environment=found.environment,
+        )
+        write_card(folder, replace(card, report=report.to_dict()))
 
 
 def _training(run: Pipeline, job: Job) -> Training:

@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 40  # room for labels, in pixels
 ROW = 28  # pixels of one interval
+LEAST = 1e-5  # what a logarithmic scale shows of anything smaller
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def lines(
     xs = [point[0] for point in points]
     ys = [point[1] for point in points] + [edge for line in series for bar in line.bars for edge in bar]
     if log:
-        ys = [value for value in ys if value > 0] or [1e-4, 1.0]
+        ys = [max(value, LEAST) for value in ys]
         low, high = math.floor(math.log10(min(ys))), math.ceil(math.log10(max(ys)))
         ticks = [10.0**power for power in range(low, max(high, low + 1) + 1)]
     else:

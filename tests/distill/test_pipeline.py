@@ -16,6 +16,7 @@ from distill.examples import read_jsonl
 from distill.pipeline import Pipeline, Plan
 from distill.solve import system_prompt
 from distill.train import TrainConfig
+from registry.store import Store
 from router.ledger import Ledger
 from specialists.domain import Domain, items, load, method
 from specialists.errors import BadInput
@@ -40,10 +41,18 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_solver_teaches_a_student_and_the_report_says_so(plan: Plan, tmp_path: Path) -> None:
     said: list[str] = []
-    every = replace(plan, seeds=2, curve=(2,), ablations=module.ABLATIONS, among=20)
+    sizes = ("1", "2:q_proj,v_proj")
+    every = replace(plan, seeds=2, curve=(2,), sizes=sizes, ablations=module.ABLATIONS, among=20)
     result = Pipeline(every, tmp_path / "run", say=said.append, command="router distill run ...").run()
     names = list(result.arms)
-    trained = ["specialist seed 0", "specialist seed 1", "2 examples", "answers-only"]
+    trained = [
+        "specialist seed 0",
+        "specialist seed 1",
+        "2 examples",
+        "size 1",
+        "size 2:q_proj,v_proj",
+        "answers-only",
+    ]
     assert names == [*trained, "base", "strategy-prompt", "nonsense-prompt"]
     assert {arm.result.n for arm in result.arms.values()} == {4}
     assert any("no-strategy: the solver" in line for line in said)
@@ -56,7 +65,14 @@ def test_the_solver_teaches_a_student_and_the_report_says_so(plan: Plan, tmp_pat
     assert strategy_prompt.prompt == system_prompt(domain, method(domain))
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "router distill run ..." in page and "answers-only" in page and "<svg" in page
-    assert len(result.training) == 4 and len(result.learning) >= 2 and result.hashes
+    assert len(result.training) == 6 and [point.examples for point in result.learning] == [4, 4, 2]
+    assert [(point.rank, len(point.targets)) for point in result.sizes] == [(2, 7), (2, 7), (1, 7), (2, 2)]
+    assert result.sizes[3].bytes < result.sizes[2].bytes < result.sizes[0].bytes
+    store = Store(tmp_path / "store", bundled=None)
+    version = store.register(tmp_path / "run" / "train" / "specialist-seed-1")
+    assert (
+        version.card.report and version.card.report["n"] == 4 and version.card.lineage["teacher"] == "solver"
+    )
     json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
 
 
@@ -64,6 +80,8 @@ def test_a_run_of_another_plan_is_not_gone_on_with(plan: Plan, tmp_path: Path) -
     Pipeline(plan, tmp_path).run()
     with pytest.raises(BadInput, match="another n, seeds; give the same"):
         Pipeline(replace(plan, n=5, seeds=3), tmp_path).run()
+    with pytest.raises(BadInput, match="'x:q_proj' is no size"):
+        Pipeline(replace(plan, sizes=("x:q_proj",)), tmp_path)
     with pytest.raises(BadInput, match="no ablation sparkle"):
         Pipeline(replace(plan, ablations=("sparkle",)), tmp_path)
 
