@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,8 @@ import click
 from specialists.errors import BadInput
 from specialists.paths import write_atomic
 
-from .options import AMONG, BASE, HYPERPARAMETERS, TEACHER, config_of
+from .options import AMONG, BASE, HYPERPARAMETERS, TEACHER, config_of, notice, say
+from .run_cli import run
 from .studies.cli import seeds_command
 
 if TYPE_CHECKING:
@@ -31,10 +30,11 @@ def cli() -> None:
 
 @cli.group()
 def study() -> None:
-    """Do an experiment that this project grew from again."""
+    """Do an earlier experiment again."""
 
 
 study.add_command(seeds_command)
+cli.add_command(run)
 
 
 @cli.command()
@@ -88,8 +88,9 @@ def train(
     seeds: int,
     **given: Any,
 ) -> None:
-    """Train an adapter for DOMAIN (or DOMAIN:VARIANT) on examples from its own solver, or on --data.
+    """Train an adapter for DOMAIN.
 
+    On examples from its own solver, or on --data; DOMAIN:VARIANT names a variant.
     OUT becomes a standard PEFT adapter folder with a card, which `router register OUT` adds. Stop with Ctrl-C
     and run the same command again to go on. Settings not given are those of distill.train.TrainConfig.
     """
@@ -141,8 +142,9 @@ def train(
 def strategy(
     domain: str, out: Path, problems: int, dev: int, teacher: str, budget: float, batches: bool
 ) -> None:
-    """Have a teacher learn a strategy for DOMAIN: solve, keep a journal, rewrite, keep what helps on dev items.
+    """Have a teacher learn a strategy for DOMAIN.
 
+    It solves, keeps a journal and rewrites its strategy; kept is what helps on dev items.
     OUT/strategy.md is the best one, OUT/vNN.md every version. Run the same command again to go on.
     """
     from specialists.domain import items, load
@@ -151,7 +153,7 @@ def strategy(
 
     found = load(domain)
     who = _teacher(teacher, found, out, budget, batches)
-    learnt = learn(who, found, items(found, "train", problems), items(found, "dev", dev), out, _say)
+    learnt = learn(who, found, items(found, "train", problems), items(found, "dev", dev), out, say)
     best = learnt.best
     click.echo(best.text)
     click.echo(
@@ -180,7 +182,10 @@ def examples(
     budget: float,
     batches: bool,
 ) -> None:
-    """Have a teacher write worked examples for DOMAIN; kept is what the domain's checker passes."""
+    """Have a teacher write examples for DOMAIN.
+
+    Kept is what the domain's checker passes.
+    """
     from collections import Counter
 
     from specialists.domain import load
@@ -203,133 +208,8 @@ def examples(
     )
 
 
-@cli.command()
-@click.argument("domain")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder of the run.")
-@click.option("--examples", type=click.IntRange(1), default=100, show_default=True, help="Training examples.")
-@AMONG
-@click.option(
-    "--problems",
-    type=click.IntRange(1),
-    default=100,
-    show_default=True,
-    help="Problems the strategy is learnt on.",
-)
-@click.option(
-    "--dev", type=click.IntRange(1), default=30, show_default=True, help="Problems that judge a strategy."
-)
-@click.option(
-    "--checks",
-    type=click.IntRange(0),
-    default=32,
-    show_default=True,
-    help="Dev items that training is checked on.",
-)
-@click.option("-n", type=click.IntRange(1), default=300, show_default=True, help="Test items of every arm.")
-@click.option(
-    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="Specialists trained, one a seed."
-)
-@click.option(
-    "--ablation",
-    "ablations",
-    multiple=True,
-    metavar="ARM",
-    help="answers-only, no-strategy, strategy-prompt, nonsense-prompt; may be given again.",
-)
-@click.option(
-    "--size",
-    "sizes",
-    multiple=True,
-    metavar="RANK[:LAYERS]",
-    help="One more adapter, of that rank and on those layers, such as 4 or 8:q_proj,v_proj; may be given again.",
-)
-@click.option("--json", "as_json", is_flag=True, help="The whole result as one JSON object.")
-@click.option("--curve", metavar="N,N", help="Other numbers of examples to train on, such as 25,50,200.")
-@click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings side by side."
-)
-@click.option("--dry-run", is_flag=True, help="Show what it would ask and cost at most, and stop.")
-@TEACHER
-@HYPERPARAMETERS
-@BASE
-def run(
-    domain: str,
-    out: Path,
-    curve: str | None,
-    workers: int,
-    dry_run: bool,
-    budget: float,
-    batches: bool,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    """The whole story for DOMAIN: baselines, strategy, examples, training, arms, and a report in OUT.
-
-    Stop with Ctrl-C and run the same command again to go on: nothing is asked, paid or trained twice.
-    """
-    from .pipeline import Pipeline, Plan
-
-    names = ("examples", "among", "problems", "dev", "checks", "n", "seeds", "teacher", "base")
-    plan = Plan(
-        domain,
-        **{name: given.pop(name) for name in names},
-        ablations=tuple(dict.fromkeys(given.pop("ablations"))),
-        sizes=tuple(dict.fromkeys(given.pop("sizes"))),
-        curve=_numbers(curve),
-        batch=batches,
-        config=config_of(given),
-    )
-    command = shlex.join(["router", *sys.argv[1:]])
-    pipeline = Pipeline(plan, out, budget, workers, _say, command, sys.stderr.isatty())
-    if dry_run:
-        _show_estimate(pipeline.estimate(), budget)
-        return
-    _notice(plan.teacher)
-    result = pipeline.run()
-    click.echo(json.dumps(result.to_dict()) if as_json else str(out / "report.html"))
-    for job in pipeline.jobs():
-        if job.name.startswith("specialist"):
-            folder = shlex.quote(str(pipeline.adapter(job)))
-            _say(f"add {job.name} with `router register {folder}`")
-
-
-def _numbers(text: str | None) -> tuple[int, ...]:
-    try:
-        found = tuple(int(word) for word in (text or "").split(",") if word.strip())
-        if any(number < 1 for number in found):
-            raise ValueError
-    except ValueError:
-        raise BadInput(f"{text!r} is no list of numbers; write --curve 25,50,200.") from None
-    return found
-
-
-def _say(line: str) -> None:
-    click.echo(f"router: {line}", err=True)
-
-
 def _teacher(spec: str, domain: Domain, out: Path, budget: float, batches: bool) -> Teacher:
     from .teacher import open_teacher
 
-    _notice(spec)
+    notice(spec)
     return open_teacher(spec, domain, f"distill {out.resolve()}", budget, batches)
-
-
-def _notice(teacher: str) -> None:
-    if teacher.partition(":")[0] == "claude":
-        from router.claude import TERMS
-
-        _say(TERMS)
-
-
-def _show_estimate(rows: Sequence[tuple[str, int, float]], budget: float) -> None:
-    from router.ledger import money
-
-    for name, calls, dollars in rows:
-        click.echo(f"{name:28} {calls:6} calls  at most {money(dollars):>10}")
-    total = sum(dollars for _, _, dollars in rows)
-    click.echo(f"{'together':28} {sum(calls for _, calls, _ in rows):6} calls  at most {money(total):>10}")
-    if total > budget:
-        click.echo(
-            f"router: that may exceed the budget of {money(budget)}; it stops before the call that would.",
-            err=True,
-        )

@@ -74,3 +74,16 @@ def config_of(given: Mapping[str, Any]) -> TrainConfig:
     if "targets" in chosen:
         chosen["targets"] = tuple(one.strip() for one in chosen["targets"].split(",") if one.strip())
     return TrainConfig(**chosen)
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal."""
+    click.echo(f"router: {line}", err=True)
+
+
+def notice(teacher: str) -> None:
+    """What is to be known before this teacher is asked."""
+    if teacher.partition(":")[0] == "claude":
+        from router.claude import TERMS
+
+        say(TERMS)

@@ -8,14 +8,17 @@ stage is done once; a run that was stopped goes on where it was, and asks or tra
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from registry.measures import Outcome
 from router.saved import Saved
@@ -26,11 +29,12 @@ from specialists.prompts import PROMPTS
 
 from .arms import NONSENSE, Arm, checker, measure
 from .examples import answers_only, candidates, collect, read_jsonl, write_jsonl
+from .plan import ABLATIONS, Job, Plan
 from .solve import Attempt, most_tokens, prompts, solve, system_prompt
 from .stages import Run
 from .strategy import BATCH, STRATEGY_CHARACTERS, STRATEGY_TOKENS, Learnt, learn
 from .teacher import Prompt, Teacher, open_teacher
-from .train import TrainConfig, train
+from .train import train
 
 if TYPE_CHECKING:
     from router.engine.base import Base
@@ -38,60 +42,6 @@ if TYPE_CHECKING:
 
     from .example import Example
     from .result import Result
-
-ABLATIONS = ("answers-only", "no-strategy", "strategy-prompt", "nonsense-prompt")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run does.
-
-    problems, dev: training and dev items of the strategy. checks: dev items that training is checked with (0: none).
-    n: test items. curve: other numbers of examples. sizes: other adapters, "RANK" or "RANK:LAYERS". batch: use message
-    batches.
-    """
-
-    domain: str
-    teacher: str = "solver"
-    examples: int = 100
-    among: int | None = None
-    problems: int = 100
-    dev: int = 30
-    checks: int = 32
-    n: int = 300
-    seeds: int = 1
-    ablations: tuple[str, ...] = ()
-    curve: tuple[int, ...] = ()
-    sizes: tuple[str, ...] = ()
-    batch: bool = False
-    base: str | None = None
-    config: TrainConfig = field(default_factory=TrainConfig)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: `data` is a file of examples, `checks` the dev items it is checked with."""
-
-    name: str
-    about: str
-    data: Path
-    seed: int = 0
-    examples: int | None = None
-    checks: int = 0
-    size: str | None = None
-
-    def config(self, plan: Plan) -> TrainConfig:
-        """The plan's hyperparameters with what is this job's own. Raises BadInput for a size that is none."""
-        config = replace(plan.config, seed=plan.config.seed + self.seed)
-        if self.size is None:
-            return config
-        rank, _, layers = self.size.partition(":")
-        if not rank.isdecimal() or not 1 <= int(rank) <= 256:
-            raise BadInput(
-                f"{self.size!r} is no size of an adapter; write RANK or RANK:LAYERS, such as 4:q_proj."
-            )
-        targets = tuple(one.strip() for one in layers.split(",") if one.strip()) or config.targets
-        return replace(config, rank=int(rank), alpha=2.0 * int(rank), targets=targets)
 
 
 class Pipeline:
@@ -175,11 +125,15 @@ class Pipeline:
             write(found, self.folder)
             return found
 
+    def _bar(self, name: str, total: int | None) -> Any:
+        return tqdm(total=total, desc=name, unit="answer", disable=not self.progress, file=sys.stderr)
+
     def _student(self) -> Any:
         return {"right": sum(one.right for one in self.outcomes(self.base_arm()))}
 
     def _teach(self, strategy: str, purpose: str) -> Any:
-        tried = solve(self.teacher, self.domain, self.tests, strategy, purpose)
+        with self._bar(purpose, len(self.tests)) as bar:
+            tried = solve(self.teacher, self.domain, self.tests, strategy, purpose, bar.update)
         return {
             "right": sum(one.right for one in tried),
             "outcomes": [[one.task.key, one.verdict, *_said(one)] for one in tried],
@@ -210,7 +164,8 @@ class Pipeline:
         most = max([plan.examples, *plan.curve])
         dropped: Counter[str] = Counter()
         found = candidates(self.domain, most, plan.among, dropped)
-        made = collect(self.teacher, self.domain, most, self.strategy, found)
+        with self._bar("examples", None) as bar:
+            made = collect(self.teacher, self.domain, most, self.strategy, found, bar.update)
         self._write("examples", made.kept)
         if "answers-only" in plan.ablations:
             self._write("answers-only", answers_only(made.kept[: plan.examples]))

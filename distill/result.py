@@ -110,7 +110,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage took: seconds, calls of the teacher, tokens, dollars."""
+    """What a stage took: seconds, calls, tokens, dollars; cache_read: those of tokens_in that the prompt cache gave."""
 
     name: str
     seconds: float
@@ -118,6 +118,7 @@ class Stage:
     tokens_in: int
     tokens_out: int
     dollars: float
+    cache_read: int = 0
 
 
 @dataclass(frozen=True)

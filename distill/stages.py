@@ -77,6 +77,7 @@ class Run:
             "tokens_in": sum(one.usage.input + one.usage.cache_read + one.usage.cache_write for one in mine),
             "tokens_out": sum(one.usage.output for one in mine),
             "dollars": sum(one.dollars for one in mine),
+            "cache_read": sum(one.usage.cache_read for one in mine),
         }
         write_atomic(
             path, json.dumps({"cost": cost, "result": result}, indent=1, ensure_ascii=False).encode()

@@ -31,7 +31,8 @@ from .result import (
 )
 
 if TYPE_CHECKING:
-    from .pipeline import Job, Pipeline
+    from .pipeline import Pipeline
+    from .plan import Job
     from .strategy import Learnt
 
 STAGES = ("0-student", "1-teacher", "2-strategy", "3-frozen", "4-examples", "5-train", "6-arms")

@@ -119,10 +119,16 @@ class ClaudeTeacher:
         if self.batch:
             from router.claude_batch import ask_batch
 
-            said = ask_batch(self.claude, requests, purpose)
-            for _ in said if done else ():
-                assert done
-                done()
+            seen = 0
+
+            def came(count: int, all_: int) -> None:
+                nonlocal seen
+                for _ in range(count - seen):
+                    if done:
+                        done()
+                seen = max(seen, count)
+
+            said = ask_batch(self.claude, requests, purpose, came)
         else:
             said = self.claude.ask_many(requests, purpose, on_done=done)
         return [Reply(one.text, one.stop_reason, one.usage, one.dollars, one.cached) for one in said]

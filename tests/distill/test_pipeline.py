@@ -13,7 +13,8 @@ from click.testing import Result as Done
 
 from distill import pipeline as module
 from distill.examples import read_jsonl
-from distill.pipeline import Pipeline, Plan
+from distill.pipeline import Pipeline
+from distill.plan import ABLATIONS, Plan
 from distill.solve import system_prompt
 from distill.train import TrainConfig
 from registry.store import Store
@@ -42,7 +43,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_solver_teaches_a_student_and_the_report_says_so(plan: Plan, tmp_path: Path) -> None:
     said: list[str] = []
     sizes = ("1", "2:q_proj,v_proj")
-    every = replace(plan, seeds=2, curve=(2,), sizes=sizes, ablations=module.ABLATIONS, among=20)
+    every = replace(plan, seeds=2, curve=(2,), sizes=sizes, ablations=ABLATIONS, among=20)
     result = Pipeline(every, tmp_path / "run", say=said.append, command="router distill run ...").run()
     names = list(result.arms)
     trained = [

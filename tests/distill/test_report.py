@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill import report
+from distill.report_parts import smallest
 from distill.result import (
     Arm,
     Examples,
@@ -170,9 +171,9 @@ def test_figures_follow_the_counts() -> None:
 
 
 def test_the_smallest_adapter_that_holds_the_best_is_named() -> None:
-    held = report.smallest(sample().sizes)
+    held = smallest(sample().sizes)
     assert held and held.rank == 4 and "rank 4 on all, 4.4 MB" in report.html(sample())
-    assert report.smallest([]) is None
+    assert smallest([]) is None
 
 
 def test_what_is_not_there_leaves_no_heading() -> None:

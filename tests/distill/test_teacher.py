@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill import teacher_url
-from distill.solve import prompts, solve
+from distill.solve import most_tokens, prompts, solve
 from distill.teacher import ClaudeTeacher, Local, Prompt, Solver, open_teacher
 from distill.teacher_url import Url
 from router.engine.base import find_base
@@ -94,7 +94,11 @@ def test_a_url_is_asked_once_for_each_prompt(domain: Domain, monkeypatch: pytest
         assert all(one.right for one in solve(teacher, domain, tasks[::-1], "Sweep.", "examples"))
         assert len(server.requests) == 4 and server.keys == ["Bearer k1"] * 4
         first = server.requests[0]
-        assert first["model"] == "small" and first["temperature"] == 0 and first["max_tokens"] == 1024
+        assert (
+            first["model"] == "small"
+            and first["temperature"] == 0
+            and first["max_tokens"] == most_tokens(domain)
+        )
         assert "Sweep." in first["messages"][0]["content"]
     assert Ledger().totals("run").usage.input == 28
 
