@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from .problems import Meeting, Problem
+from .problems import Problem
 
 NAMES = (
     "Standup", "Budget review", "Interview", "Design sync", "1:1 with Ana", "Board call", "Retro", "Planning",

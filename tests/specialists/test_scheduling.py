@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from specialists.domain import items, load
 from specialists.scheduling.problems import Problem, answer, free_starts, half_hour, label, peak, seeds
-from specialists.scheduling.scan import scan
+from specialists.scheduling.timeline import FIRST, LAST, letter_of, timeline
 from specialists.scheduling.wording import COUNT, FITS, SLOTS, wording
 from specialists.scheduling.worked import worked
 
@@ -108,35 +108,41 @@ def test_every_step_of_a_worked_solution_is_true(index: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 400))
-def test_every_step_of_a_scan_is_true(index: int) -> None:
+def test_every_step_of_a_timeline_is_true(index: int) -> None:
     domain = load("scheduling:half-hour")
     task = domain.task("train", index)
     problem: Problem = task.facts["problem"]
     text = domain.worked(task)
-    assert text.endswith(f"Answer: {task.answer}") and all(span in text for span in task.facts["spans"])
-    for span in task.facts["spans"]:
-        assert span in task.question
-    asked = re.findall(r"^(\d\d)(\d\d)((?: [A-L][-+.]\d*)+) (\d+)/(\d) (ok|over)$", text, re.MULTILINE)
-    for hour, minute, marks, used, rooms, verdict in asked:
-        now = 60 * int(hour) + int(minute)
-        assert re.search(rf"^{hour}( \d\d)* {minute}", text, re.MULTILINE)
-        found = re.findall(r" ([A-L])([-+.])", marks)
-        assert [letter for letter, _ in found] == list("ABCDEFGHIJKL"[: len(problem.meetings)])
-        for (_, sign), (start, end) in zip(found, problem.meetings, strict=True):
-            assert sign == ("+" if start == now else "-" if end == now else ".")
-        assert int(used) == under_way(problem.meetings, now) and int(rooms) == problem.rooms
-        assert verdict == ("over" if int(used) > int(rooms) else "ok")
-    moments = sorted({moment for meeting in problem.meetings for moment in meeting})
-    assert [60 * int(hour) + int(minute) for hour, minute, *_ in asked] == moments[: len(asked)]
-    assert (len(asked) < len(moments) or asked[-1][-1] == "over") == (task.answer == "NO")
+    assert text.endswith(f"Answer: {task.answer}")
+    listed = re.findall(r"^(.+) = (\d\d)(\d\d)-(\d\d)(\d\d)\n#(\d) (\w) (\w)$", text, re.MULTILINE)
+    assert [span for span, *_ in listed] == list(task.facts["spans"])
+    assert all(span in task.question for span in task.facts["spans"])
+    for number, (_, h, m, until_h, until_m, mark, start, end) in enumerate(listed, 1):
+        times = (60 * int(h) + int(m), 60 * int(until_h) + int(until_m))
+        assert times == problem.meetings[number - 1] and mark == str(number)
+        assert (start, end) == tuple(map(letter_of, times))
+    asked = re.findall(r"^ (\w)((?: [-+]\d=\d)*)(?: (\d)/(\d) (ok|over))?$", text, re.MULTILINE)
+    day = [letter_of(moment) for moment in range(FIRST, LAST + 1, 30)]
+    assert [name for name, *_ in asked] == day[: len(asked)]
+    for moment, (_, events, used, rooms, verdict) in zip(range(FIRST, LAST + 1, 30), asked, strict=False):
+        wanted = [
+            (sign, str(number))
+            for number, (start, end) in enumerate(problem.meetings, 1)
+            for sign, when in (("+", start), ("-", end))
+            if when == moment
+        ]
+        assert [(sign, number) for sign, number, _ in re.findall(r"([-+])(\d)=(\d)", events)] == wanted
+        if wanted:
+            assert int(used) == under_way(problem.meetings, moment) == int(events[-1])
+            assert int(rooms) == problem.rooms and (verdict == "over") == (int(used) > int(rooms))
+    assert (asked[-1][-1] == "over") == (len(asked) < len(day)) == (task.answer == "NO")
 
 
-def test_a_scan_as_it_is_read() -> None:
+def test_a_timeline_as_it_is_read() -> None:
     day = ((540, 630), (600, 660))
-    listed = "9-10:30\n0900+A\n1030-A\n10-11\n1000+B\n1100-B\n"
-    assert scan(Problem("fits", "easy", day, 1), ("9-10:30", "10-11")) == (
-        f"Fit in 1\n{listed}2 meetings, 1 rooms until 11\n09 00\n0900 A+1 B. 1/1 ok\n"
-        "10 00 30\n1000 A. B+2 2/1 over\nAnswer: NO"
+    assert timeline(Problem("fits", "easy", day, 1), ("9-10:30", "10-11")) == (
+        "Fit in 1\n9-10:30 = 0900-1030\n#1 I j\n10-11 = 1000-1100\n#2 J K\n"
+        " G\n g\n H\n h\n I +1=1 1/1 ok\n i\n J +2=2 2/1 over\nAnswer: NO"
     )
 
 
