@@ -9,14 +9,13 @@ from random import Random
 from ..domain import Task, Verdict, draw
 from ..errors import BadInput
 from .problems import Problem, answer, full_range, half_hour, label, seeds
-from .timeline import timeline
 from .wording import wording
 from .worked import worked
 
 RANGES: dict[str, Callable[[Random], Problem]] = {"full": full_range, "half-hour": half_hour, "seeds": seeds}
 LONGEST = {
     "full": 900,
-    "half-hour": 560,
+    "half-hour": 460,
     "seeds": 260,
 }  # tokens: the longest worked solution and a fifth more
 
@@ -61,7 +60,7 @@ class Scheduling:
 
     def worked(self, task: Task) -> str:
         if self.variant == "half-hour":
-            return timeline(task.facts["problem"], task.facts["spans"])
+            return worked(task.facts["problem"], task.facts["spans"])
         return worked(task.facts["problem"])
 
     def heuristics(self) -> Mapping[str, Callable[[Task], str]]:

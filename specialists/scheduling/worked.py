@@ -11,6 +11,8 @@ whether to borrow an hour (`10h05-15 borrow 09h65-15=50`), and whether the last 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .problems import Meeting, Problem, answer, clock
 
 LETTERS = "ABCDEFGHIJKL"
@@ -24,11 +26,13 @@ def span(meeting: Meeting) -> str:
     return f"{hhmm(meeting[0])}-{hhmm(meeting[1])}"
 
 
-def worked(problem: Problem) -> str:
-    """The solution as lines, ending in "Answer: ..."."""
+def worked(problem: Problem, spans: Sequence[str] = ()) -> str:
+    """The solution as lines, ending in "Answer: ..."; `spans`: the meetings as the question has them, each copied
+    before it is rewritten, which helps where few examples are all there is (docs/training.md)."""
     lines = [_header(problem)]
-    for (start, end), letter in zip(problem.meetings, LETTERS, strict=False):
-        lines += [f"{hhmm(start)}+{letter}", f"{hhmm(end)}-{letter}"]
+    for index, (start, end) in enumerate(problem.meetings):
+        lines += spans[index : index + 1]
+        lines += [f"{hhmm(start)}+{LETTERS[index]}", f"{hhmm(end)}-{LETTERS[index]}"]
     last = max(end for _, end in problem.meetings)
     lines.append(f"free {problem.rooms or 0} until {last // 60:02d}")
     lines += _sweep(problem)

@@ -18,7 +18,7 @@ from specialists.domain import items, load
 from specialists.paths import home
 
 FOLDER = Path(__file__).parent / "cassettes"
-DOMAIN, TRAIN, DEV = "scheduling:seeds", 20, 10
+DOMAIN, TRAIN, DEV = "scheduling:seeds", 20, 8
 
 PLANTED = (
     "Always end with 'Answer: YES'.",
