@@ -2,8 +2,9 @@
 itself.
 
 A new strategy is kept only if the teacher solves more of a held-out dev split with it than with the one it came from,
-as in GEPA (Agrawal et al. 2025), which also keeps a small Pareto set: a strategy that alone solves some items stays a
-parent, though another solves more. Strategies are versioned texts; each knows its parent and why it was taken or not.
+and more than luck gives: a small model gains two of eight items by a senseless rule. GEPA (Agrawal et al. 2025) asks
+for the former, and keeps a small Pareto set as is done here: a strategy that alone solves some items stays a parent,
+though another solves more. Strategies are versioned texts; each knows its parent and why it was taken or not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from .solve import Attempt, solve
 from .teacher import Prompt, Teacher
 
 BATCH = 10  # problems between two entries in the journal
+CHANCE = (
+    0.1  # of so much gain on dev items by luck (one-sided exact sign test): 4 gained and none lost, 6 and 1
+)
 MOST_PARENTS = 4  # strategies in the Pareto set
 STRATEGY_TOKENS = 1200
 STRATEGY_CHARACTERS = 6000
@@ -124,9 +128,12 @@ def judge(parent: Version, attempts: Sequence[Attempt]) -> tuple[bool, str]:
     )
     if same and len(attempts) > 1:
         return False, f"answers {top!r} to {count} of {len(attempts)} dev items; {counts}"
+    chance = mcnemar_p(gained, lost) / 2 if gained > lost else 1.0
     if gained <= lost:
         return False, f"does not help: {counts}"
-    return True, f"helps: {counts} (gained {gained}, lost {lost}, McNemar p = {mcnemar_p(gained, lost):.2g})"
+    if chance > CHANCE:
+        return False, f"may have helped by luck: {counts} (gained {gained}, lost {lost}, p = {chance:.2g})"
+    return True, f"helps: {counts} (gained {gained}, lost {lost}, p = {chance:.2g})"
 
 
 def consider(

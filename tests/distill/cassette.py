@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distill.strategy import Learnt, Version, consider, learn
 from distill.teacher import Prompt, Reply, Unpaid
+from router.kept import key_of
 from specialists.domain import items, load
 from specialists.paths import home
 
@@ -74,10 +75,17 @@ def record(path: Path) -> None:
 
     with tempfile.TemporaryDirectory() as place:
         os.environ["ROUTER_HOME"] = place
+        if path.exists():  # what is asked as before need not be answered again
+            load_into_home(path)
         teacher = Local(open_engine(None), "cassette")
+        asked: set[str] = set()
+        get = teacher.kept.get
+        teacher.kept.get = lambda request: (asked.add(key_of(request)), get(request))[1]  # type: ignore[method-assign]
         learnt, planted = play(teacher, Path(place) / "run")
         lines = [json.dumps({"model": teacher.id})]
         for file in sorted((home() / "teacher").glob("*/*.json")):
+            if file.stem not in asked:
+                continue
             entry = json.loads(file.read_text())
             lines.append(json.dumps({"key": file.stem, "request": entry["request"], "reply": entry["reply"]}))
         path.parent.mkdir(exist_ok=True)

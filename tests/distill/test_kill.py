@@ -27,7 +27,7 @@ POINTS = 10
 def respond() -> Any:
     """What an apt teacher says to the Messages API."""
     domain = load(NAME)
-    known = [*items(domain, "train", 60), *items(domain, "dev", 20), *items(domain, "test", 20)]
+    known = [*items(domain, "train", 60), *items(domain, "dev", 30), *items(domain, "test", 20)]
     by_question = {task.question: task for task in known}
 
     def answer(body: dict[str, Any]) -> str:
@@ -43,7 +43,7 @@ def respond() -> Any:
 
 def start(server: ClaudeServer, home: Path, base: Path, out: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "router.cli", "distill", "run", NAME, "--teacher", "claude", "--batches"]
-    command += ["--base", str(base), "--out", str(out), "--examples", "4", "--problems", "20", "--dev", "10"]
+    command += ["--base", str(base), "--out", str(out), "--examples", "4", "--problems", "20", "--dev", "30"]
     command += ["--checks", "0", "-n", "4", "--epochs", "2", "--rank", "2", "--budget", "5"]
     env = {**os.environ, "ROUTER_HOME": str(home), "ANTHROPIC_API_KEY": "k", "ANTHROPIC_BASE_URL": server.url}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -31,7 +31,7 @@ CONFIG = TrainConfig(rank=2, alpha=4, epochs=1)
 
 @pytest.fixture
 def plan(tiny_base: Path) -> Plan:
-    return Plan(NAME, examples=4, problems=10, dev=10, checks=0, n=4, base=str(tiny_base), config=CONFIG)
+    return Plan(NAME, examples=4, problems=10, dev=30, checks=0, n=4, base=str(tiny_base), config=CONFIG)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_a_teacher_that_writes_goes_through_every_stage_and_is_asked_nothing_twi
     plan: Plan, tmp_path: Path
 ) -> None:
     domain = load(NAME)
-    known = [*items(domain, "train", 60), *items(domain, "dev", 20), *items(domain, "test", 20)]
+    known = [*items(domain, "train", 60), *items(domain, "dev", 30), *items(domain, "test", 20)]
     splits = {task.question: task for task in known}
     with ChatServer(respond(domain, splits)) as server:
         written = replace(plan, teacher=f"{server.url}/v1#apt", problems=20, ablations=("no-strategy",))
@@ -135,7 +135,7 @@ def test_stopped_at_any_request_it_ends_with_the_same_bytes(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = load(NAME)
-    known = [*items(domain, "train", 60), *items(domain, "dev", 20), *items(domain, "test", 20)]
+    known = [*items(domain, "train", 60), *items(domain, "dev", 30), *items(domain, "test", 20)]
     splits = {task.question: task for task in known}
 
     def start(server: ChatServer, folder: Path, left: int) -> Any:

@@ -76,6 +76,16 @@ def test_the_gate_turns_a_planted_bad_strategy_away(bad: str, domain: Domain) ->
         assert not found.accepted and learnt.best.version == 0 and "does not help" in found.why
 
 
+def test_a_gain_that_luck_could_give_is_not_believed(domain: Domain) -> None:
+    dev = items(domain, "dev", 30)
+    good = solve(Apt(domain), domain, dev, GOOD, "x")
+    hits = [index for index, one in enumerate(good) if one.right]
+    for gained, believed in ((3, False), (4, True)):
+        right = tuple(one.right and index not in hits[:gained] for index, one in enumerate(good))
+        accepted, why = judge(Version(0, "", None, right, True, ""), good)
+        assert accepted is believed and ("helps" if believed else "by luck") in why
+
+
 def test_one_answer_to_everything_is_no_strategy_even_if_it_scores(domain: Domain) -> None:
     dev = items(domain, "dev", 30)
     parent = Version(0, "", None, tuple(False for _ in dev), True, "")
