@@ -170,7 +170,7 @@ def test_stopped_at_any_request_it_ends_with_the_same_bytes(
         start(server, tmp_path / "whole", 10**6)
         asked = len(server.requests)
         expected = (tmp_path / "whole" / "data" / "examples.jsonl").read_bytes()
-        for left in range(1, asked, max(1, asked // 10)):
+        for left in range(1, asked, max(1, asked // 5)):
             server.respond, folder = respond(domain, splits), tmp_path / f"left{left}"
             server.requests.clear()
             with pytest.raises(Exception, match="gave no answer"):
