@@ -128,12 +128,9 @@ def grade(domain: Domain, task: Task, text: str, truncated: bool) -> Verdict:
 
 
 def method(domain: Domain) -> str:
-    """The domain's own method in words: strategy-VARIANT.md, else strategy.md, beside its module; "" without one."""
-    folder, variant = files(type(domain).__module__), domain.name.partition(":")[2]
-    for path in (folder.joinpath(f"strategy-{variant}.md"), folder.joinpath("strategy.md")):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    return ""
+    """The domain's own method in words: strategy.md beside its module; "" without one."""
+    path = files(type(domain).__module__).joinpath("strategy.md")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 BUILT_IN = {
