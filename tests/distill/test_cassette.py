@@ -36,11 +36,11 @@ def test_the_real_base_as_a_teacher() -> None:
 
     teacher, domain = Local(open_engine(None), "real"), load("scheduling:seeds")
     tried = solve(teacher, domain, items(domain, "dev", 3), "", "examples")
-    assert all(len(one.reply.text) > 20 for one in tried)
+    assert all(one.reply.text.strip() and one.reply.ended == "end_turn" for one in tried)
     (note,) = teacher.ask([Prompt("You keep notes.", "Write one note on booking rooms.", 60)], "journal")
     assert "room" in note.text.lower()
     before = Ledger().totals("real")
-    assert before.calls == 4 and before.usage.output > 60 and before.dollars == 0
+    assert before.calls == 4 and before.usage.output > 10 and before.dollars == 0
     again = solve(teacher, domain, items(domain, "dev", 3), "", "examples")
     assert [one.reply.text for one in again] == [one.reply.text for one in tried]
     assert Ledger().totals("real") == before
