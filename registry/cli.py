@@ -160,6 +160,7 @@ def register(path: Path, prompt: str | None, **options: Any) -> None:
     PATH is a folder with a card, or a plain PEFT adapter: then --name, --exemplars and --prompt are needed.
     The name of an unregistered bundled specialist brings that back.
     """
+    from .register import register
     from .store import Store
 
     with TemporaryDirectory() as folder:
@@ -168,7 +169,7 @@ def register(path: Path, prompt: str | None, **options: Any) -> None:
             text = Path(folder) / "prompt.txt"
             text.write_text(prompt, encoding="utf-8")
             prompt = f"file:{text}"
-        version = Store().register(path, prompt=prompt, **options)
+        version = register(Store(), path, prompt=prompt, **options)
     click.echo(version.ref)
     click.echo(f"router: registered {version.ref} with {len(version.card.exemplars)} exemplars.", err=True)
 

@@ -25,12 +25,19 @@ Manifest = Mapping[str, tuple[str, int]]  # file name -> (sha256, bytes)
 
 @dataclass(frozen=True)
 class Version:
-    """A version whose small files were checked against its manifest. source: "bundled" or "local"."""
+    """A version whose small files were checked against its manifest.
+
+    source: "bundled" or "local". channel: "stable", "candidate" or None. yanked: why it was taken back, if it was.
+    origin: ORG/NAME@COMMIT on the Hub, if it came from there. manifest: sha256 of the manifest's bytes.
+    """
 
     card: Card
     path: Path
     source: str
-    channel: str = "stable"
+    channel: str | None = None
+    yanked: str | None = None
+    origin: str | None = None
+    manifest: str = ""
 
     @property
     def ref(self) -> str:
@@ -148,6 +155,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _read(folder: Path, source: str) -> Version:
+    digest = sha256(folder / MANIFEST) if (folder / MANIFEST).exists() else ""
     manifest = check_small(folder)
     card = read_card(folder)
     if (card.name, card.version) != (folder.parent.name, folder.name):
@@ -156,7 +164,7 @@ def _read(folder: Path, source: str) -> Version:
         )
     if set(manifest) != set(file_names(card)) or manifest[WEIGHTS][0] != card.adapter:
         raise Damaged(f"{folder / MANIFEST} and {CARD} disagree; register the version again.")
-    return Version(card, folder, source)
+    return Version(card, folder, source, manifest=digest)
 
 
 def verify(version: Version) -> None:

@@ -17,6 +17,7 @@ from distill.pipeline import Pipeline
 from distill.plan import ABLATIONS, Plan
 from distill.solve import system_prompt
 from distill.train import TrainConfig
+from registry.register import register
 from registry.store import Store
 from router.ledger import Ledger
 from specialists.domain import Domain, items, load, method
@@ -70,7 +71,7 @@ def test_the_solver_teaches_a_student_and_the_report_says_so(plan: Plan, tmp_pat
     assert [(point.rank, len(point.targets)) for point in result.sizes] == [(2, 7), (2, 7), (1, 7), (2, 2)]
     assert result.sizes[3].bytes < result.sizes[2].bytes < result.sizes[0].bytes
     store = Store(tmp_path / "store", bundled=None)
-    version = store.register(tmp_path / "run" / "train" / "specialist-seed-1")
+    version = register(store, tmp_path / "run" / "train" / "specialist-seed-1")
     assert (
         version.card.report and version.card.report["n"] == 4 and version.card.lineage["teacher"] == "solver"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from registry.card import Card
+from registry.register import register
 from registry.store import Store, verify
 from registry.version import Version
 from specialists.errors import BadInput
@@ -63,7 +64,7 @@ def test_bundled_is_hidden_and_shown_again(
     own = store.publish(adapter, make_card(adapter, version="3.0.0"))
     assert store.versions("scheduling") == [own]
     store.unregister("scheduling")
-    assert store.register(Path("scheduling")).card == bundled.card
+    assert register(store, Path("scheduling")).card == bundled.card
     assert len(store.versions("scheduling")) == 2
 
 

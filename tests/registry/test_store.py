@@ -242,15 +242,14 @@ def test_unregister(store: Store, published: Version, adapter: Path, make_card: 
         store.unregister("scheduling@1.0.1")
     store.unregister("scheduling")
     assert [version.ref for version in store.list()] == ["dates@1.0.0"]
-    assert {name.split("/")[0] for name in tree(store.home)} == {
-        "dates"
-    } and not published.path.parent.exists()
+    assert {name.split("/")[0] for name in tree(store.home)} == {".history", "dates"}
+    assert not published.path.parent.exists()
 
 
 def test_unregister_removes_damaged_versions(store: Store, published: Version) -> None:
     (published.path / "manifest.json").unlink()
     store.unregister("scheduling@1.0.0")
-    assert tree(store.home) == {}
+    assert list(tree(store.home)) == [".history/scheduling.jsonl"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])

@@ -75,7 +75,8 @@ home, folder, exemplars = map(Path, sys.argv[1:4])
 store = Store(home, bundled=home / "no-bundled")
 print("ready", flush=True)
 sys.stdin.readline()
-said = [store.register(folder, sys.argv[4], exemplars, "plain").ref for _ in range(5)]
+from registry.register import register
+said = [register(store, folder, sys.argv[4], exemplars, "plain").ref for _ in range(5)]
 try:
     said.append(store.publish(folder, Card.from_json(sys.argv[5])).ref)
 except BadInput as error:

@@ -185,7 +185,7 @@ def test_open_router_knows_what_is_registered(
     store = ask.Store(tmp_path / "own", tmp_path / "nothing-bundled")
     exemplars = tmp_path / "colours.txt"
     exemplars.write_text("Which colours are warm?\n")
-    store.register(tiny_adapter("colours"), "colours", exemplars, "plain")
+    register(store, tiny_adapter("colours"), "colours", exemplars, "plain")
     (entry,) = ask.open_router(store).entries
     assert (entry.name, entry.version, entry.exemplars) == ("colours", "1.0.0", ("Which colours are warm?",))
 

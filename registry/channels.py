@@ -1,0 +1,103 @@
+"""Which version of a specialist is used: promoted, rolled back, taken back, and old ones cleared away."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from specialists.errors import BadInput
+
+from .card import version_key
+from .history import CHANNELS, STABLE, event
+from .store import Store
+from .version import Version
+
+
+def promote(store: Store, ref: str, channel: str = STABLE, reason: str | None = None) -> Version:
+    """Make a channel mean the version that "name@version" or "name@candidate" means now; nothing if it does.
+
+    Raises BadInput when the version was taken back, or is not there.
+    """
+    version = store.resolve(ref)
+    if version.yanked is not None:
+        raise BadInput(
+            f"{version.ref} was taken back ({version.yanked}); `router registry yank --undo` allows it."
+        )
+    _known(channel)
+    with store.changing(version.card.name) as state:
+        if state.meant(channel) != version.card.version:
+            moved = event("promote", version.card.version, channel=channel, reason=reason)
+            store.note(version.card.name, state, moved)
+    return store.resolve(version.ref)
+
+
+def rollback(store: Store, name: str, channel: str = STABLE, reason: str | None = None) -> Version:
+    """Make a channel mean what it meant before. Raises BadInput when it meant nothing else that is still there."""
+    store.versions(name)  # raises, saying what there is
+    _known(channel)
+    with store.changing(name) as state:
+        before = state.before(channel)
+        if before is None:
+            raise BadInput(
+                f"{name}@{channel} has no earlier version to go back to; `router registry history {name}`."
+            )
+        store.note(name, state, event("rollback", before, channel=channel, reason=reason))
+    return store.resolve(f"{name}@{before}")
+
+
+def yank(store: Store, ref: str, reason: str) -> Version:
+    """Take a version back: it is no longer chosen by name or channel, and still answers to its number.
+
+    A channel that meant it goes back to what it meant before, or means nothing. Raises BadInput without a reason.
+    """
+    if not reason.strip():
+        raise BadInput("Say why the version is taken back; those who have it want to know.")
+    version = store.resolve(ref)
+    name, number = version.card.name, version.card.version
+    with store.changing(name) as state:
+        if number not in state.yanked:
+            store.note(name, state, event("yank", number, reason=reason.strip()))
+    return store.resolve(version.ref)
+
+
+def restore(store: Store, ref: str) -> Version:
+    """Undo a yank; no channel means the version until it is promoted again."""
+    version = store.resolve(ref)
+    with store.changing(version.card.name) as state:
+        if version.card.version in state.yanked:
+            store.note(version.card.name, state, event("restore", version.card.version))
+    return store.resolve(version.ref)
+
+
+@dataclass(frozen=True)
+class Old:
+    """A version that could be cleared away, and the bytes that would free."""
+
+    ref: str
+    bytes: int
+
+
+def old(store: Store, keep: int = 3, pinned: Collection[str] = ()) -> list[Old]:
+    """The user's own versions that nothing needs: in no channel, not among a name's `keep` newest, not pinned.
+
+    pinned: "name@version" of lock files. Those taken back count as old whatever their number.
+    """
+    found = []
+    for name in sorted({version.card.name for version in store.list()}):
+        own = [version for version in store.versions(name) if version.source == "local"]
+        state = store.state(name)
+        numbers = [version.card.version for version in own if version.yanked is None]
+        kept = set(sorted(numbers, key=version_key, reverse=True)[:keep]) | {
+            state.meant(channel) for channel in CHANNELS
+        }
+        found += [
+            Old(version.ref, sum(file.stat().st_size for file in version.path.iterdir()))
+            for version in own
+            if version.card.version not in kept and version.ref not in pinned
+        ]
+    return found
+
+
+def _known(channel: str) -> None:
+    if channel not in CHANNELS:
+        raise BadInput(f"There is no channel {channel!r}; use {' or '.join(CHANNELS)}.")
