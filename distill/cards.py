@@ -38,10 +38,12 @@ def card_of(
         newest = max(version_key(known.card.version) for known in Store().versions(name))
         version = "{}.{}.{}".format(*newest[:2], newest[2] + 1)
     who = "its own solver" if teacher == "solver" else teacher
+    texts, problems = facts["examples"], facts.get("problems", facts["examples"])
+    told = f"{problems} examples" if texts == problems else f"{problems} problems, told in {texts} texts,"
     return Card(
         name=name,
         version=version,
-        description=f"{domain.name}: trained on {facts['examples']} examples of {who}",
+        description=f"{domain.name}: trained on {told} of {who}",
         base=base.id,
         base_weights=base.weights,
         adapter=sha256(folder / WEIGHTS),

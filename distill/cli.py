@@ -54,6 +54,12 @@ cli.add_command(run)
 )
 @AMONG
 @click.option(
+    "--retell",
+    type=click.IntRange(1),
+    default=1,
+    help="Tell every example so many ways, in other words, order and hours; an epoch passes over all of them.",
+)
+@click.option(
     "--checks",
     type=click.IntRange(0),
     default=0,
@@ -81,6 +87,7 @@ def train(
     n: int,
     skip: int,
     among: int | None,
+    retell: int,
     checks: int,
     test: int,
     base: str | None,
@@ -102,7 +109,7 @@ def train(
     from .arms import checker
     from .cards import card_of, write_card
     from .choose import covering
-    from .examples import examples, read_jsonl
+    from .examples import examples, read_jsonl, retold
     from .train import train
 
     found = load(domain)
@@ -110,6 +117,10 @@ def train(
     rows = read_jsonl(data) if data else examples(found, max(among or n, n), skip=skip)
     if among and not data:
         rows = covering(rows, n)
+    if retell > 1 and data:
+        raise BadInput(
+            "--retell tells problems of the domain again, and those of --data have a text of their own."
+        )
     weights = find_base(base)
     check = None
     if checks:
@@ -117,7 +128,8 @@ def train(
         check = checker(lambda: Engine(weights), found, dev, PROMPTS[found.prompt], found.max_new_tokens)
     for seed in range(seeds):
         folder = out / f"seed-{seed}" if seeds > 1 else out
-        facts = train(rows, weights, folder, replace(config, seed=config.seed + seed), start, check)
+        told = retold(found, rows, retell, config.seed + seed) if retell > 1 else rows
+        facts = train(told, weights, folder, replace(config, seed=config.seed + seed), start, check)
         card = card_of(found, weights, folder, facts)
         write_card(folder, card)
         if test:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from specialists.domain import Domain, Task, Verdict, grade, load
@@ -68,6 +69,32 @@ def examples(domain: Domain, n: int, split: str = "train", skip: int = 0) -> lis
     """
     found = _first(domain, skip + n, split)
     return [_own(domain, task) for task in found[skip:]]
+
+
+def retold(domain: Domain, found: Sequence[Example], times: int, seed: int = 0) -> list[Example]:
+    """Each example told `times` ways: as it is, and by the domain's own retelling of its problem, solved by its solver.
+
+    The problems stay the same ones, by their keys; only words, order and the like differ. All come once before any
+    comes a second time. Raises BadInput where the domain cannot tell a problem again, or did not draw it.
+    """
+    again = getattr(domain, "retell", None)
+    if again is None:
+        raise BadInput(f"{domain.name} cannot tell a problem in other words; leave out --retell.")
+    wanted = {example.key for example in found}
+    drawn: dict[str, Task] = {}
+    for task in tasks(domain):
+        if task.key in wanted:
+            drawn[task.key] = task
+        if len(drawn) == len(wanted):
+            break
+    told = list(found)
+    for at in range(1, times):
+        for example in found:
+            task = again(drawn[example.key], Random(f"{at}/{example.key}/{seed}"))
+            if task.key != example.key:
+                raise BadInput(f"{domain.name} told {example.key!r} as another problem: mend its retell().")
+            told.append(_own(domain, task))
+    return told
 
 
 def candidates(

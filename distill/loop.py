@@ -129,6 +129,7 @@ class Loop:
         at = self.at
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(at.step) * at.scale
+        torch.manual_seed(self.config.seed << 32 | at.step)  # what dropout hides is the step's own
         loss = self.loss(rows)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip)

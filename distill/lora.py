@@ -20,23 +20,34 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer [out, in] with a trainable update of rank r, scaled by alpha / r."""
+    """A frozen linear layer [out, in] with a trainable update of rank r, scaled by alpha / r.
 
-    def __init__(self, base: nn.Linear, rank: int, alpha: float, generator: torch.Generator) -> None:
+    `dropout` hides a share of the inputs from the update, other ones in each step and the same for all tokens: the
+    columns of A that LoRA Dropout drops (Lin et al. 2024, arXiv:2404.09610).
+    """
+
+    def __init__(
+        self, base: nn.Linear, rank: int, alpha: float, dropout: float, generator: torch.Generator
+    ) -> None:
         super().__init__()
-        self.scale = alpha / rank
+        self.scale, self.dropout = alpha / rank, dropout
         self.frozen = Frozen(base.weight, base.bias)
         bound = 1 / math.sqrt(base.in_features)  # PEFT's kaiming_uniform_(a=sqrt(5))
         self.lora_A = nn.Parameter((torch.rand(rank, base.in_features, generator=generator) * 2 - 1) * bound)
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = lora(x.reshape(-1, x.shape[-1]), self.frozen, self.lora_A, self.lora_B, self.scale)
+        a = self.lora_A * self._kept() if self.training and self.dropout else self.lora_A
+        y = lora(x.reshape(-1, x.shape[-1]), self.frozen, a, self.lora_B, self.scale)
         return y.view(*x.shape[:-1], y.shape[-1])
+
+    def _kept(self) -> Tensor:
+        """Which inputs [in] the update sees in this step, scaled so that their mean stays."""
+        return nn.functional.dropout(torch.ones(self.lora_A.shape[1]), self.dropout)
 
 
 def attach(
-    model: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int
+    model: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int, dropout: float = 0.0
 ) -> dict[str, LoraLinear]:
     """Freeze the model and put a LoraLinear over every linear layer whose name ends in a target; by module name."""
     model.requires_grad_(False)
@@ -45,7 +56,7 @@ def attach(
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets:
             parent, _, child = name.rpartition(".")
-            found[name] = LoraLinear(module, rank, alpha, generator)
+            found[name] = LoraLinear(module, rank, alpha, dropout, generator)
             setattr(model.get_submodule(parent), child, found[name])
     return found
 

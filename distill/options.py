@@ -30,6 +30,7 @@ HYPERPARAMETERS = _options(
     click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate."),
     click.option("--rank", type=click.IntRange(1, 256), help="Rank of the adapter."),
     click.option("--alpha", type=click.FloatRange(0, min_open=True), help="Scale of the adapter, over its rank."),
+    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of the inputs hidden in a step."),
     click.option("--targets", help="Layers to adapt, such as q_proj,v_proj; all linear layers unless given."),
     click.option("--batch-size", type=click.IntRange(1), help="Examples a step."),
     click.option(

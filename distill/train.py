@@ -46,6 +46,7 @@ class TrainConfig:
     batch_size: int = 1
     warmup: float = 0.1  # share of all steps
     clip: float = 1.0
+    dropout: float = 0.0  # share of a layer's inputs hidden from the update in a step
     seed: int = 0
     max_tokens: int = 4096
     check_every: int = 0  # steps between two checks on dev items; 0: only one, at the end
@@ -143,7 +144,7 @@ def train(
     tokenizer = load_tokenizer(base)
     rows = [encode(tokenizer, example, config.max_tokens) for example in examples]
     facts = train_rows(rows, base, out, config, start, check)
-    return {**facts, "labels": balance(examples)}
+    return {**facts, "problems": len({example.key for example in examples}), "labels": balance(examples)}
 
 
 def train_rows(
@@ -171,7 +172,7 @@ def train_rows(
     keep_freed_memory()
     torch.manual_seed(config.seed)
     model = load_model(base)
-    layers = attach(model, config.targets, config.rank, config.alpha, config.seed)
+    layers = attach(model, config.targets, config.rank, config.alpha, config.seed, config.dropout)
     if start:
         load_peft(layers, start)
     use_attention(model)

@@ -13,8 +13,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from specialists.domain import Task
-from specialists.scheduling.problems import Problem, answer, clock, label
-from specialists.scheduling.wording import wording
+from specialists.scheduling import item
+from specialists.scheduling.problems import Problem, answer, clock
 
 if TYPE_CHECKING:
     from ..train import Encoded
@@ -51,17 +51,7 @@ def evenly(n: int) -> dict[str, int]:
 
 def task(problem: Problem, seed: int, index: int) -> Task:
     """A problem as an item of scheduling:seeds; how it is worded depends on seed and index only."""
-    question, spans = wording(problem, Random(f"seeds-study/{seed}/{index}"))
-    return Task(
-        domain="scheduling:seeds",
-        kind=problem.kind,
-        question=question,
-        answer=answer(problem),
-        key=problem.key(),
-        difficulty=problem.difficulty,
-        label=label(problem),
-        facts={"problem": problem, "spans": spans},
-    )
+    return item("scheduling:seeds", problem, Random(f"seeds-study/{seed}/{index}"))
 
 
 def again(test: Sequence[Problem], train: Sequence[Problem]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from random import Random
 
@@ -18,6 +19,24 @@ LONGEST = {
     "half-hour": 460,
     "seeds": 260,
 }  # tokens: the longest worked solution and a fifth more
+
+
+HOURS = (7, 20)  # that a problem told again lies between
+
+
+def item(name: str, problem: Problem, rng: Random) -> Task:
+    """A problem as an item of the domain `name`, in words that rng chooses."""
+    question, spans = wording(problem, rng)
+    return Task(
+        domain=name,
+        kind=problem.kind,
+        question=question,
+        answer=answer(problem),
+        key=problem.key(),
+        difficulty=problem.difficulty,
+        label=label(problem),
+        facts={"problem": problem, "spans": spans},
+    )
 
 
 class Scheduling:
@@ -40,18 +59,26 @@ class Scheduling:
         return draw(self.name, split, index, self._make)
 
     def _make(self, rng: Random) -> Task:
-        problem = RANGES[self.variant](rng)
-        question, spans = wording(problem, rng)
-        return Task(
-            domain=self.name,
-            kind=problem.kind,
-            question=question,
-            answer=answer(problem),
-            key=problem.key(),
-            difficulty=problem.difficulty,
-            label=label(problem),
-            facts={"problem": problem, "spans": spans},
+        return item(self.name, RANGES[self.variant](rng), rng)
+
+    def retell(self, task: Task, rng: Random) -> Task:
+        """The same problem, by its key, in other words, with its meetings in another order and at another hour."""
+        problem: Problem = task.facts["problem"]
+        meetings = rng.sample(problem.meetings, len(problem.meetings))
+        edges = [*(moment for meeting in meetings for moment in meeting), *filter(None, problem.day)]
+        first, last = min(edges) // 60, -(-max(edges) // 60)
+        earliest, latest = HOURS
+        later = (
+            60 * rng.choice(range(earliest - first, latest - last + 1))
+            if last - first <= latest - earliest
+            else 0
         )
+        told = replace(
+            problem,
+            meetings=tuple((start + later, end + later) for start, end in meetings),
+            day=(problem.day[0] + later, problem.day[1] + later) if problem.kind == "slots" else problem.day,
+        )
+        return item(self.name, told, rng)
 
     def verify(self, task: Task, answer: str | None) -> Verdict:
         if answer is None:

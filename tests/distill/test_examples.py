@@ -17,6 +17,7 @@ from distill.examples import (
     examples,
     held_out,
     read_jsonl,
+    retold,
     tasks,
     write_jsonl,
 )
@@ -165,3 +166,15 @@ def test_sums_are_checked_whatever_the_method_is() -> None:
         assert wrong_step(domain, task, good) is None, good
     for bad in ("So 45+30=76", "365 - 291 = 64", "3+4+5=13"):
         assert wrong_step(domain, task, f"First.\n{bad}\nAnswer: 1") == bad
+
+
+def test_retold_examples_are_the_same_problems_in_other_words(domain: Domain) -> None:
+    """All come once before any comes again, and the same seed tells them the same way."""
+    found = examples(domain, 6)
+    told = retold(domain, found, 3, seed=1)
+    assert told[:6] == found and [one.key for one in told] == [one.key for one in found] * 3
+    assert len({one.messages[-1]["content"] for one in told}) == 18
+    assert retold(domain, found, 3, seed=1) == told != retold(domain, found, 3, seed=2)
+    assert retold(domain, found, 1) == found
+    with pytest.raises(BadInput, match="leave out --retell"):
+        retold(load("cron"), examples(load("cron"), 2), 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from distill import train as module
 from distill.autograd import BLOCK, PACKED_FOR, Frozen, attention, completion_loss, use_attention
@@ -15,6 +16,7 @@ from distill.checkpoint import load_checkpoint
 from distill.choose import covering, steps_of
 from distill.example import Example, balance
 from distill.examples import examples, held_out
+from distill.lora import LoraLinear
 from distill.train import TrainConfig, batch_loss, encode, train
 from registry.adapter import WEIGHTS, check
 from router.engine.base import Base, find_base, load_model, load_tokenizer
@@ -22,7 +24,7 @@ from specialists.domain import items, load, split_of
 from specialists.errors import BadInput, Damaged, Unavailable
 from specialists.prompts import messages
 
-CONFIG = TrainConfig(rank=2, alpha=4, lr=2e-2, epochs=4, batch_size=2, seed=3)
+CONFIG = TrainConfig(rank=2, alpha=4, lr=2e-2, epochs=4, batch_size=2, seed=3, dropout=0.1)
 
 
 @pytest.fixture
@@ -97,6 +99,25 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     assert calls == 4 + 5 and resumed["loss"] == whole["loss"]
     assert (tmp_path / "cut" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
     assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+
+
+def test_dropout_hides_inputs_in_training_alone(base: Base, some: list[Example], tmp_path: Path) -> None:
+    """Another adapter comes of it, the same one for the same seed; what was hidden is nothing of the adapter's."""
+    plain, hidden = (
+        TrainConfig(rank=2, epochs=2, lr=1e-2),
+        TrainConfig(rank=2, epochs=2, lr=1e-2, dropout=0.5),
+    )
+    train(some, base, tmp_path / "plain", plain)
+    for name in "ab":
+        train(some, base, tmp_path / name, hidden)
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("plain", "a", "b")]
+    assert weights[0] != weights[1] == weights[2]
+    layer = LoraLinear(nn.Linear(64, 8), 2, 4, 0.5, torch.Generator().manual_seed(0))
+    nn.init.ones_(layer.lora_B)
+    x = torch.ones(3, 64)
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
 
 
 def test_a_cut_checkpoint_says_what_to_do(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specialists.domain import items, load
+from specialists.domain import Verdict, grade, items, load
+from specialists.scheduling import Scheduling
 from specialists.scheduling.problems import Problem, answer, free_starts, half_hour, label, peak, seeds
 from specialists.scheduling.wording import COUNT, FITS, SLOTS, wording
 from specialists.scheduling.worked import worked
@@ -160,3 +161,31 @@ def test_phrasings_are_many_and_every_fact_is_in_the_question() -> None:
         assert len(re.findall(r"\d\d?(?:[:h]\d\d|h)?(?:am|pm)?", text)) >= 2 * len(problem.meetings)
         assert "1 rooms" not in text and "one rooms" not in text
     assert label(Problem("slots", "easy", ((540, 600),), 1, (480, 1020), 30)) == "slots 2"
+
+
+@given(
+    st.sampled_from(["scheduling", "scheduling:half-hour", "scheduling:seeds"]),
+    st.integers(0, 500),
+    st.integers(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_problem_told_again_is_the_same_problem(name: str, index: int, seed: int) -> None:
+    """Key, answer and class stay; the answer is found by the worked solution of the new telling."""
+    domain = Scheduling(name.partition(":")[2] or "full")
+    task = domain.task("train", index)
+    told = domain.retell(task, Random(seed))
+    assert (told.key, told.label, told.kind, told.difficulty) == (
+        task.key,
+        task.label,
+        task.kind,
+        task.difficulty,
+    )
+    if task.kind != "slots":
+        assert told.answer == task.answer
+    assert grade(domain, told, domain.worked(told), truncated=False) is Verdict.RIGHT
+
+
+def test_a_problem_is_told_in_many_ways() -> None:
+    domain = Scheduling("half-hour")
+    task = domain.task("train", 3)
+    assert len({domain.retell(task, Random(seed)).question for seed in range(20)}) == 20
