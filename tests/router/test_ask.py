@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from registry.register import register
 from router import ask
 from router.ask import Answer, Asker, Status, clean, later
 from specialists.errors import BadInput, Damaged
