@@ -8,6 +8,7 @@ from specialists.errors import BadInput
 
 from .adapter import WEIGHTS
 from .card import name_fault
+from .history import STABLE
 from .lora_config import CONFIG
 from .plain import card_of_plain
 from .store import Store
@@ -22,6 +23,8 @@ def register(
     prompt: str | None = None,
     parser: str | None = None,
     base: str | None = None,
+    channel: str = STABLE,
+    origin: str | None = None,
 ) -> Version:
     """Add a specialist from a folder with a card, or from a plain PEFT adapter.
 
@@ -29,6 +32,7 @@ def register(
     PROMPTS or "file:PATH"); parser is "answer_line" unless given, base what the adapter's configuration
     says. It becomes version 1.0.0, or the next patch of the name's highest version; the name's present
     version again changes nothing. The name of a bundled specialist, as the path, undoes its unregister.
+    channel, origin: as in Store.publish.
     """
     if not path.is_dir():
         if path.exists() or name_fault(str(path)) or not store.is_bundled(str(path)):
@@ -36,10 +40,10 @@ def register(
         return store.unhide(str(path))
     if not (path / CARD).exists():
         card, prompt_file = card_of_plain(path, name, exemplars, prompt, parser, base)
-        return store.publish(path, card, prompt_file=prompt_file, renumber=True)
+        return store.publish(path, card, channel, origin, prompt_file=prompt_file, renumber=True)
     card = read_card(path)
     if exemplars or prompt or parser or base or name not in (None, card.name):
         raise BadInput(f"{path} has a card, for {card.ref}; leave out name, exemplars, prompt and the like.")
     if (path / MANIFEST).exists():
         check_small(path)
-    return store.publish(path, card)
+    return store.publish(path, card, channel, origin)

@@ -42,7 +42,7 @@ from .version import (
 __all__ = ["Store", "Version", "verify"]
 
 Versions = list[Version]  # Store.list hides the builtin inside the class
-Events = list[Event]
+Names = list[str]
 
 _SHOWN = 20  # names in a message
 
@@ -71,6 +71,10 @@ class Store:
         ]
         found = (next(self._chosen(name), None) for name in self._places.names())
         return [version for version in found if version]
+
+    def names(self) -> Names:
+        """Every name that has versions to be seen, sound or not."""
+        return self._places.names()
 
     def versions(self, name: str) -> Versions:
         """The sound versions of a name as resolve prefers them; those taken back come last."""

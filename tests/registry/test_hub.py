@@ -1,0 +1,329 @@
+"""Versions published to a Hub and pulled from it again, by the real client, against our own server on loopback."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from registry.card import Card
+from registry.history import Event, event, replay
+from registry.hub import Hub, parse_ref
+from registry.lock import pin_of, read_lock, write_lock
+from registry.pull import pull, pull_pin
+from registry.server import HubServer
+from registry.sign import SIGNATURE, keygen, sign
+from registry.store import Store, verify
+from registry.trust import Trust
+from registry.version import MANIFEST, Version, file_names
+from specialists.errors import BadInput, Damaged, RouterError, Unavailable
+
+ID = "acme/rooms"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[HubServer]:
+    with HubServer(tmp_path / "hub", writable=True) as running:
+        yield running
+
+
+@pytest.fixture
+def hub(server: HubServer, tmp_path: Path) -> Hub:
+    return Hub(ID, HfApi(endpoint=server.url, token="any"), tmp_path / "cache")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Store:
+    """The store of somebody else's machine."""
+    return Store(tmp_path / "other", bundled=tmp_path / "bundled")
+
+
+@pytest.fixture
+def newer(
+    store: Store,
+    published: Version,
+    make_adapter: Callable[..., Path],
+    make_card: Callable[..., Card],
+    tmp_path: Path,
+) -> Version:
+    """scheduling@1.1.0, another adapter."""
+    folder = make_adapter(tmp_path / "newer", seed=1)
+    return store.publish(folder, make_card(folder, version="1.1.0"))
+
+
+def bytes_of(version: Version) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in version.path.iterdir()}
+
+
+def fsck(server: HubServer) -> None:
+    for folder in server.api.folder.glob("*/*.git"):
+        subprocess.run(["git", "fsck", "--strict"], cwd=folder, check=True, capture_output=True)
+
+
+def test_there_and_back(
+    hub: Hub, other: Store, published: Version, newer: Version, server: HubServer
+) -> None:
+    first = hub.publish(published, {"README.md": b"---\ntags: [specialist-router]\n---\n# Rooms\n"})
+    assert hub.publish(published, {}) == first  # there already
+    second = hub.publish(newer, {"README.md": b"# Rooms\n"})
+    old = pull(other, f"{ID}@1.0.0", hub=hub)
+    assert (old.origin, old.card, bytes_of(old)) == (f"{ID}@{first}", published.card, bytes_of(published))
+    new = pull(other, ID, hub=hub)
+    assert (new.origin, bytes_of(new), new.channel) == (f"{ID}@{second}", bytes_of(newer), "stable")
+    assert other.resolve("scheduling") == new
+    verify(new)
+    assert replay(hub.history()).channels == {"stable": "1.1.0"}
+    assert [ref.name for ref in hub.api.list_repo_refs(ID).tags] == ["v1.0.0", "v1.1.0"]
+    fsck(server)
+
+
+def test_what_is_here_costs_no_network(hub: Hub, other: Store, published: Version, server: HubServer) -> None:
+    commit = hub.publish(published, {})
+    first = pull(other, f"{ID}@1.0.0", hub=hub)
+    before = len(server.requests)
+    pins = {first.ref: pin_of(first)}
+    assert pull(other, f"{ID}@1.0.0", hub=hub) == pull(other, f"{ID}@{commit}", hub=hub) == first
+    assert pins[first.ref] and pull_pin(other, first.ref, pins[first.ref], hub=hub) == first  # type: ignore[arg-type]
+    assert len(server.requests) == before
+
+
+def test_an_earlier_download_is_enough_without_a_network(
+    hub: Hub, other: Store, published: Version, server: HubServer, tmp_path: Path
+) -> None:
+    commit = hub.publish(published, {})
+    pull(other, ID, hub=hub)
+    third = Store(tmp_path / "third", bundled=tmp_path / "bundled")
+    gone = Hub(ID, HfApi(endpoint="http://127.0.0.1:9", token="any"), tmp_path / "cache")
+    assert bytes_of(pull(third, f"{ID}@{commit}", hub=gone)) == bytes_of(published)
+    with pytest.raises(Unavailable):
+        pull(Store(tmp_path / "fourth", bundled=tmp_path / "bundled"), f"{ID}@1.0.0", hub=gone)
+
+
+def test_a_number_never_means_other_bytes(
+    hub: Hub,
+    published: Version,
+    make_adapter: Callable[..., Path],
+    make_card: Callable[..., Card],
+    tmp_path: Path,
+) -> None:
+    hub.publish(published, {})
+    folder = make_adapter(tmp_path / "else", seed=5)
+    theirs = Store(tmp_path / "theirs", bundled=tmp_path / "bundled").publish(folder, make_card(folder))
+    with pytest.raises(BadInput, match="versions never change"):
+        hub.publish(theirs, {})
+
+
+def test_of_two_publishers_one_is_told(
+    hub: Hub, published: Version, newer: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second sees that the head moved, reads it again, and adds to it; the history has both."""
+    hub.publish(published, {})
+    real, raced = hub.api.create_commit, []
+
+    def overtaken(*args: Any, **more: Any) -> Any:
+        if not raced:
+            raced.append(True)
+            hub.note("meanwhile", lambda state: event("yank", "1.0.0", reason="wrong on Sundays"))
+        return real(*args, **more)
+
+    monkeypatch.setattr(hub.api, "create_commit", overtaken)
+    hub.publish(newer, {})
+    told = hub.history()
+    assert [one.action for one in told] == ["publish", "yank", "publish"]
+    assert replay(told).yanked == {"1.0.0": "wrong on Sundays"}
+
+
+@pytest.mark.parametrize("how", ["before", "after", "half"])
+def test_cut_at_every_request_of_a_publish(
+    how: str, hub: Hub, other: Store, published: Version, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run again after whatever cut, there is exactly one version, and it is whole."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own retries
+    cuts = 0
+    for at in range(60):
+        shutil.rmtree(server.api.folder / "acme", ignore_errors=True)
+        start = len(server.requests)
+        server.fault = lambda number, method, path, at=at + start: how if number == at else None  # type: ignore[misc]
+        try:
+            hub.publish(published, {"README.md": b"# Rooms\n"})
+        except RouterError:
+            cuts += 1
+        server.fault = lambda number, method, path: None
+        if len(server.requests) - start <= at:
+            break
+        commit = hub.publish(published, {"README.md": b"# Rooms\n"})
+        assert [one.action for one in hub.history()] == ["publish"]
+        assert [(ref.name, ref.target_commit) for ref in hub.api.list_repo_refs(ID).tags] == [
+            ("v1.0.0", commit)
+        ]
+        fsck(server)
+    assert at > 5 and cuts > 2
+    assert bytes_of(pull(other, ID, hub=hub)) == bytes_of(published)
+
+
+def test_a_moved_tag_is_noticed(
+    hub: Hub, other: Store, published: Version, newer: Version, tmp_path: Path
+) -> None:
+    first, second = hub.publish(published, {}), hub.publish(newer, {})
+    old = pull(other, f"{ID}@1.0.0", hub=hub)
+    hub.api.delete_tag(ID, tag="v1.0.0")
+    fresh = Store(tmp_path / "fresh", bundled=tmp_path / "bundled")
+    with pytest.raises(Damaged, match="no tag v1.0.0"):
+        pull(fresh, f"{ID}@1.0.0", hub=hub)
+    hub.api.create_tag(ID, tag="v1.0.0", revision=second)
+    with pytest.raises(Damaged, match="somebody moved it"):
+        pull(fresh, f"{ID}@1.0.0", hub=hub)
+    assert pull(other, f"{ID}@1.0.0", hub=hub) == old  # what is here stays
+    assert pull(fresh, f"{ID}@{first}", hub=hub).card == published.card
+    hub.api.delete_tag(ID, tag="v1.0.0")
+    moved = hub.api.create_commit(
+        ID, [CommitOperationAdd("note", b"x"), *(
+            CommitOperationAdd(name, data) for name, data in bytes_of(published).items()
+        )], commit_message="the same bytes elsewhere"
+    ).oid  # fmt: skip
+    hub.api.create_tag(ID, tag="v1.0.0", revision=moved)
+    pin = pin_of(old)
+    assert pin
+    locked = Store(tmp_path / "locked", bundled=tmp_path / "bundled")
+    with pytest.raises(Damaged, match="its tag was moved"):
+        pull(locked, f"{ID}@1.0.0", {old.ref: pin}, hub=hub)
+    assert pull_pin(locked, old.ref, pin, hub=hub).card == published.card
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "adapter_config.json", "card.json", "manifest.json"]
+)
+def test_changed_bytes_are_noticed(name: str, hub: Hub, other: Store, published: Version) -> None:
+    """A bit flipped in any file, under the tag of the version, is refused by name, and nothing stays."""
+    hub.publish(published, {})
+    data = bytearray((published.path / name).read_bytes())
+    data[-3] ^= 1
+    commit = hub.api.create_commit(ID, [CommitOperationAdd(name, bytes(data))], commit_message="?").oid
+    hub.api.delete_tag(ID, tag="v1.0.0")
+    hub.api.create_tag(ID, tag="v1.0.0", revision=commit)
+    for ref in (f"{ID}@1.0.0", f"{ID}@{commit}"):
+        with pytest.raises(RouterError):
+            pull(other, ref, hub=hub)
+    assert other.list() == []
+
+
+def test_signatures(hub: Hub, other: Store, published: Version, newer: Version, tmp_path: Path) -> None:
+    key, stranger = tmp_path / "key.pem", tmp_path / "stranger.pem"
+    public = keygen(key).read_bytes()
+    keygen(stranger)
+    assert key.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(BadInput, match="a key at"):
+        keygen(key)
+    names = [*file_names(published.card), MANIFEST]
+    hub.publish(published, {SIGNATURE: sign(published.path, names, key)})
+    hub.publish(newer, {SIGNATURE: sign(newer.path, names, stranger)})
+    trust = Trust(other.home)
+    mark = trust.add("ACME", public)
+    assert trust.all() == {"acme": [mark]}
+    assert bytes_of(pull(other, f"{ID}@1.0.0", hub=hub)) == bytes_of(published)
+    with pytest.raises(Damaged, match="not the signature"):
+        pull(other, f"{ID}@1.1.0", hub=hub)
+    with pytest.raises(Damaged, match="is not signed"):
+        trust.check("acme", published.path, names, None)
+    signature = sign(published.path, names, key)
+    for harmed in (signature[:-40], b"", b"{}", b"x" * 2_000_000):
+        with pytest.raises(Damaged):
+            trust.check("acme", published.path, names, harmed)
+    trust.path.write_text("{")
+    with pytest.raises(Damaged, match="does not say whom you trust"):
+        pull(other, f"{ID}@1.1.0", hub=hub)
+    trust.path.unlink()
+    assert pull(other, f"{ID}@1.1.0", hub=hub).card == newer.card
+
+
+def test_a_plain_adapter_from_the_hub(hub: Hub, other: Store, adapter: Path, exemplars: Path) -> None:
+    hub.api.create_repo(ID)
+    files = [CommitOperationAdd(file.name, str(file)) for file in adapter.iterdir()]
+    hub.api.create_commit(ID, files, commit_message="plain")
+    with pytest.raises(BadInput, match="give also a name"):
+        pull(other, ID, hub=hub)
+    version = pull(other, ID, hub=hub, name="rooms", exemplars=exemplars, prompt="plain")
+    assert (version.ref, (version.origin or "").partition("@")[0]) == ("rooms@1.0.0", ID)
+
+
+def test_what_is_no_adapter(hub: Hub, other: Store, published: Version) -> None:
+    with pytest.raises(Unavailable, match="no model acme/rooms"):
+        pull(other, ID, hub=hub)
+    hub.api.create_repo(ID)
+    with pytest.raises(BadInput, match="holds no adapter"):
+        pull(other, ID, hub=hub)
+    hub.api.create_commit(ID, [CommitOperationAdd("adapter_model.bin", b"\x80")], commit_message="pickle")
+    with pytest.raises(Damaged, match="adapter_model.bin, a pickle"):
+        pull(other, ID, hub=hub)
+    hub.api.delete_repo(ID)
+    hub.publish(published, {})
+    with pytest.raises(BadInput, match="more than the 0 MB allowed"):
+        pull(other, ID, hub=hub, limit=100)
+    with pytest.raises(BadInput, match=r"no version 3\.0\.0; it has: 1\.0\.0"):
+        pull(other, f"{ID}@3.0.0", hub=hub)
+    with pytest.raises(BadInput, match="no revision 'nowhere'"):
+        pull(other, f"{ID}@nowhere", hub=hub)
+
+
+def test_channels_on_the_hub(hub: Hub, other: Store, published: Version, newer: Version) -> None:
+    hub.publish(published, {})
+    hub.publish(newer, {}, channel="candidate")
+    assert pull(other, ID, hub=hub).card.version == "1.0.0"
+    assert pull(other, f"{ID}@candidate", hub=hub, channel="candidate").card.version == "1.1.0"
+    hub.note("Yank", lambda state: Event(action="yank", version="1.0.0", reason="wrong"))
+    with pytest.raises(BadInput, match="no stable version"):
+        hub.find("stable")
+
+
+def test_tokens(tmp_path: Path, published: Version, other: Store) -> None:
+    with HubServer(tmp_path / "guarded", tokens={"r": "read", "w": "write"}) as server:
+
+        def as_(token: str | bool) -> Hub:
+            return Hub(ID, HfApi(endpoint=server.url, token=token), tmp_path / "cache")
+
+        with pytest.raises(Unavailable, match="token|login"):
+            as_("r").publish(published, {})
+        with pytest.raises(Unavailable, match="token|login"):
+            as_("wrong").publish(published, {})
+        as_("w").publish(published, {}, private=True)
+        with pytest.raises(Unavailable, match="login"):
+            pull(other, ID, hub=as_(False))
+        assert pull(other, ID, hub=as_("r")).card == published.card
+
+
+def test_the_lock_file(hub: Hub, other: Store, published: Version, tmp_path: Path) -> None:
+    hub.publish(published, {})
+    version = pull(other, ID, hub=hub)
+    pin = pin_of(version)
+    assert pin and pin.repo == ID
+    write_lock(tmp_path / "router.lock", {version.ref: pin})
+    assert read_lock(tmp_path / "router.lock") == {version.ref: pin}
+    with pytest.raises(BadInput, match="no lock file"):
+        read_lock(tmp_path / "nothing")
+    (tmp_path / "router.lock").write_text('{"specialists": {"a": {"repo": 1}}}')
+    with pytest.raises(Damaged, match="not a lock file"):
+        read_lock(tmp_path / "router.lock")
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "rooms",
+        "../x/y",
+        "acme/..",
+        "acme/rооms",
+        "a/" + "b" * 300,
+        "acme/rooms@",
+        "acme/x@\x1b[2J",
+        "/etc/passwd",
+        "-a/b",
+    ],
+)
+def test_hostile_references(ref: str) -> None:
+    with pytest.raises(BadInput, match="is not on the Hub"):
+        parse_ref(ref)
