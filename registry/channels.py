@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from specialists.errors import BadInput
 
 from .card import version_key
-from .history import CHANNELS, STABLE, event
+from .history import CHANNELS, STABLE, Event, State, event
 from .store import Store
 from .version import Version
 
@@ -36,13 +36,19 @@ def rollback(store: Store, name: str, channel: str = STABLE, reason: str | None 
     store.versions(name)  # raises, saying what there is
     _known(channel)
     with store.changing(name) as state:
-        before = state.before(channel)
-        if before is None:
-            raise BadInput(
-                f"{name}@{channel} has no earlier version to go back to; `router registry history {name}`."
-            )
-        store.note(name, state, event("rollback", before, channel=channel, reason=reason))
-    return store.resolve(f"{name}@{before}")
+        back = rolled_back(state, name, channel, reason)
+        store.note(name, state, back)
+    return store.resolve(f"{name}@{back.version}")
+
+
+def rolled_back(state: State, name: str, channel: str, reason: str | None) -> Event:
+    """The event that takes a channel back. Raises BadInput when it meant nothing else that is still there."""
+    before = state.before(channel)
+    if before is None:
+        raise BadInput(
+            f"{name}@{channel} has no earlier version to go back to; `router registry history {name}`."
+        )
+    return event("rollback", before, channel=channel, reason=reason)
 
 
 def yank(store: Store, ref: str, reason: str) -> Version:

@@ -144,7 +144,7 @@ def _listed(values: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("path", type=PATH)
+@click.argument("path", metavar="PATH|ORG/NAME[@REVISION]", type=PATH)
 @click.option("--name", help="What to call it; needed unless the folder has a card.")
 @click.option("--exemplars", type=PATH, help="A text file of questions to route by, one a line.")
 @click.option("--prompt", metavar="NAME|TEXT|file:PATH", help="The system prompt it was trained with.")
@@ -155,12 +155,13 @@ def _listed(values: dict[str, Any]) -> str:
     "--base", metavar="ID", help="The base it was trained on, where its configuration does not say."
 )
 def register(path: Path, prompt: str | None, **options: Any) -> None:
-    """Add a specialist from an adapter folder.
+    """Add a specialist from an adapter folder or the Hub.
 
     PATH is a folder with a card, or a plain PEFT adapter: then --name, --exemplars and --prompt are needed.
+    ORG/NAME is a repository on the Hub; a version, channel, tag, branch or commit of it may follow.
     The name of an unregistered bundled specialist brings that back.
     """
-    from .register import register
+    from .pull import add
     from .store import Store
 
     with TemporaryDirectory() as folder:
@@ -169,7 +170,7 @@ def register(path: Path, prompt: str | None, **options: Any) -> None:
             text = Path(folder) / "prompt.txt"
             text.write_text(prompt, encoding="utf-8")
             prompt = f"file:{text}"
-        version = register(Store(), path, prompt=prompt, **options)
+        version = add(Store(), path, prompt=prompt, **options)
     click.echo(version.ref)
     click.echo(f"router: registered {version.ref} with {len(version.card.exemplars)} exemplars.", err=True)
 

@@ -12,7 +12,7 @@ from .adapter import WEIGHTS
 from .card import Card
 from .history import STABLE
 from .hub import LIMIT, Found, Hub, parse_ref
-from .lock import Pin, check_pin
+from .lock import LOCK, Pin, check_pin, read_lock
 from .register import register
 from .sign import SIGNATURE
 from .store import Store
@@ -49,6 +49,15 @@ def pull(
             raise
         return _add(store, hub, revision or "", folder, None, pins or {}, channel, plain)
     return _add(store, hub, found.commit, hub.fetch(found, limit), found, pins or {}, channel, plain)
+
+
+def add(store: Store, path: Path, **plain: Any) -> Version:
+    """`register` for a folder that is there, `pull` for what has the form of a repository on the Hub."""
+    on_hub = len(path.parts) == 2 and not path.exists() and not str(path).startswith(("~", "."))
+    if not on_hub:
+        return register(store, path, **plain)
+    lock = Path(LOCK)
+    return pull(store, str(path), read_lock(lock) if lock.exists() else None, **plain)
 
 
 def pull_pin(store: Store, ref: str, pin: Pin, limit: int = LIMIT, hub: Hub | None = None) -> Version:

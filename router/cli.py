@@ -30,6 +30,7 @@ COMMANDS = {
     "show": ("registry.cli:show", "Show everything a specialist's card says."),
     "register": ("registry.cli:register", "Add a specialist from an adapter folder."),
     "unregister": ("registry.cli:unregister", "Remove a registered specialist."),
+    "registry": ("router.publishing:registry", "Publish, pull, promote and roll back versions."),
     "eval": ("router.commands:evaluate", "Measure specialists on fresh test questions."),
     "doctor": ("router.commands:doctor", "Check weights, memory, disk and specialists."),
 }

@@ -110,3 +110,22 @@ class HubServer:
                 pass
 
         return Handler
+
+
+def read_tokens(path: Path) -> dict[str, str]:
+    """Tokens of a file with lines `TOKEN read` or `TOKEN write`. Raises BadInput for anything else."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"The tokens {path} cannot be read ({error}).") from error
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        token, _, role = line.strip().partition(" ")
+        if role not in ROLES:
+            raise BadInput(f"Line {number} of {path} is not `TOKEN read` or `TOKEN write`.")
+        found[token] = role
+    if not found:
+        raise BadInput(f"{path} has no token; write lines such as `TOKEN read`.")
+    return found

@@ -1,0 +1,146 @@
+"""`router registry publish` and `promote`: what must pass the gate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.hub_cli import CHANNEL, PATH, registry
+from specialists.errors import BadInput, Refused
+
+if TYPE_CHECKING:
+    from registry.store import Store, Version
+
+FORCE = click.option(
+    "--force", metavar="REASON", help="Pass the gate in spite of what it says; kept in the history."
+)
+EXAMPLES = click.option(
+    "--examples", type=PATH, help="The JSONL file it was trained on, to look for test questions."
+)
+BASE = click.option("--base", metavar="SPEC", help="Base weights: a folder, or a Hub id with @REVISION.")
+
+
+def gate(
+    store: Store,
+    version: Version,
+    replaces: Version | None,
+    base: str | None,
+    examples: Path | None,
+    force: str | None,
+) -> str | None:
+    """Let a version pass or raise Refused with every reason; what to write into the history."""
+    from registry.adapter import check
+    from registry.gate import refusals
+    from registry.version import verify
+
+    from .embed import load_encoder
+    from .evaluate import open_tools
+    from .vouch import vouch
+
+    verify(version)
+    progress = sys.stderr.isatty()
+    evidence = vouch(
+        version, replaces, store, lambda: open_tools(base, store), load_encoder, examples, progress
+    )
+    found = refusals(version, check(version.path), evidence, replaces.ref if replaces else None)
+    if not found:
+        return None
+    if not force:
+        raise Refused(f"{version.ref} does not pass: {'; '.join(found)}. Mend that, or give --force REASON.")
+    click.echo(f"router: passing in spite of: {'; '.join(found)}.", err=True)
+    return f"forced: {force} (in spite of: {'; '.join(found)})"[:2000]
+
+
+@registry.command()
+@click.argument("ref", metavar="NAME[@VERSION]")
+@click.option(
+    "--to", metavar="ORG/NAME", required=True, help="The repository on the Hub; made if it is not there."
+)
+@click.option("--private", is_flag=True, help="Make a new repository a private one.")
+@click.option("--sign", "key", type=PATH, help="A private key of `router registry keygen`.")
+@click.option("--dry-run", is_flag=True, help="Pass the gate, show files and sizes, and publish nothing.")
+@click.option(
+    "--license", "licence", default="apache-2.0", show_default=True, help="The licence on the model card."
+)
+@CHANNEL
+@EXAMPLES
+@BASE
+@FORCE
+def publish(
+    ref: str,
+    to: str,
+    private: bool,
+    key: Path | None,
+    dry_run: bool,
+    licence: str,
+    channel: str,
+    examples: Path | None,
+    base: str | None,
+    force: str | None,
+) -> None:
+    """Put a version on the Hub: one commit, then its tag."""
+    from registry.hub import Hub, parse_ref
+    from registry.model_card import beside
+    from registry.sign import SIGNATURE, sign
+    from registry.store import Store
+    from registry.version import MANIFEST, file_names
+
+    id, revision = parse_ref(to)
+    if revision:
+        raise BadInput(f"Give the repository alone, as {id}; its versions are numbered by their cards.")
+    store = Store()
+    version = store.resolve(ref)
+    names = [*file_names(version.card), MANIFEST]
+    extra = beside(version, id, licence)
+    if key:
+        extra[SIGNATURE] = sign(version.path, names, key)
+    reason = gate(store, version, _before(store, version), base, examples, force)
+    if dry_run:
+        for name in names:
+            click.echo(f"{(version.path / name).stat().st_size:>12,}  {name}")
+        for name, data in extra.items():
+            click.echo(f"{len(data):>12,}  {name}")
+        click.echo(f"router: {version.ref} would be published to {id}; nothing was.", err=True)
+        return
+    commit = Hub(id).publish(version, extra, channel, private or None, reason)
+    click.echo(f"{id}@{version.card.version} {commit}")
+    click.echo(f"router: published {version.ref} to {id}.", err=True)
+
+
+@registry.command()
+@click.argument("ref", metavar="NAME@VERSION|NAME@candidate")
+@CHANNEL
+@EXAMPLES
+@BASE
+@FORCE
+def promote(ref: str, channel: str, examples: Path | None, base: str | None, force: str | None) -> None:
+    """Make a version the stable one, if it is not worse than the one that is."""
+    from registry.channels import promote
+    from registry.store import Store
+
+    store = Store()
+    version = store.resolve(ref)
+    reason = (
+        gate(store, version, _before(store, version), base, examples, force) if channel == "stable" else None
+    )
+    promoted = promote(store, version.ref, channel, reason)
+    click.echo(promoted.ref)
+    click.echo(f"router: {version.card.name}@{channel} is {promoted.ref} now.", err=True)
+
+
+def _before(store: Store, version: Version) -> Version | None:
+    """The version that this one comes after: the stable one, or the next lower where it is that itself."""
+    from registry.card import version_key
+
+    stable = store.resolve(version.card.name)
+    if stable.ref != version.ref:
+        return stable
+    lower = [
+        known
+        for known in store.versions(version.card.name)
+        if known.yanked is None and version_key(known.card.version) < version_key(version.card.version)
+    ]
+    return max(lower, key=lambda known: version_key(known.card.version), default=None)
