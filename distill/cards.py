@@ -35,7 +35,9 @@ def card_of(
     """
     name, version = domain.name.partition(":")[0], "1.0.0"  # a variant is still that domain's specialist
     with suppress(BadInput):  # there is none of that name yet
-        newest = max(version_key(known.card.version) for known in Store().versions(name))
+        store = Store()
+        taken = {known.card.version for known in store.versions(name)} | store.state(name).published.keys()
+        newest = max(map(version_key, taken))
         version = "{}.{}.{}".format(*newest[:2], newest[2] + 1)
     who = "its own solver" if teacher == "solver" else teacher
     texts, problems = facts["examples"], facts.get("problems", facts["examples"])
