@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,16 +77,17 @@ class Hub:
 
         Raises BadInput when there is none, Damaged when a version's tag is gone, Unavailable without the Hub.
         """
-        with plainly(self.id, revision):
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        with plainly(self.id, revision), ThreadPoolExecutor(1) as pool:
+            likely = pool.submit(self._info, tag(revision)) if revision and _is_number(revision) else None
             head = self._info("main")
             state = replay(self._events(head))
             number = self._number(revision, state)
             if number is None:
                 return Found(head if revision in (None, "main") else self._info(revision), state)
-            from huggingface_hub.errors import RevisionNotFoundError
-
             try:
-                return Found(self._info(tag(number)), state, number)
+                return Found(likely.result() if likely else self._info(tag(number)), state, number)
             except RevisionNotFoundError as error:
                 raise Damaged(
                     f"{self.id} has version {number} in its history and no tag {tag(number)}: somebody removed it; "
@@ -119,11 +121,13 @@ class Hub:
             )
         with plainly(self.id, found.commit):
             fetch_weights(self.api, found.info, self.cache)
-            return Path(
-                self.api.snapshot_download(
-                    self.id, revision=found.commit, allow_patterns=list(FILES), cache_dir=self.cache
+            with ThreadPoolExecutor(
+                len(FILES)
+            ) as pool:  # a snapshot_download asks for the list of files twice more
+                paths = list(
+                    pool.map(lambda name: self._file(name, found.commit), (n for n in FILES if n in sizes))
                 )
-            )
+        return paths[0].parent
 
     def fetched(self, commit: str) -> Path | None:
         """The folder of an earlier fetch, without the network; None when it is not in the cache."""
@@ -252,8 +256,11 @@ class Hub:
     def _events(self, info: ModelInfo) -> list[Event]:
         if all(file.rfilename != HISTORY for file in info.siblings or []):
             return []
-        path = self.api.hf_hub_download(self.id, HISTORY, revision=info.sha, cache_dir=self.cache)
-        return parse(Path(path).read_text(encoding="utf-8"), f"{HISTORY} of {self.id}")
+        path = self._file(HISTORY, info.sha or "main")
+        return parse(path.read_text(encoding="utf-8"), f"{HISTORY} of {self.id}")
+
+    def _file(self, name: str, commit: str) -> Path:
+        return Path(self.api.hf_hub_download(self.id, name, revision=commit, cache_dir=self.cache))
 
     def _number(self, revision: str | None, state: State) -> str | None:
         """The version that a revision asks for; None when it asks for something else."""
@@ -267,15 +274,20 @@ class Hub:
                     f"{self.id} has no {revision or STABLE} version; give one as {self.id}@VERSION."
                 )
             return number
-        try:
-            version_key(revision or "")
-        except BadInput:
+        if revision is None or not _is_number(revision):
             return None
-        assert revision
         if state.published and revision not in state.published:
             known = ", ".join(sorted(state.published, key=version_key, reverse=True)[:20])
             raise BadInput(f"{self.id} has no version {revision}; it has: {known}.")
         return revision
+
+
+def _is_number(revision: str) -> bool:
+    try:
+        version_key(revision)
+    except BadInput:
+        return False
+    return True
 
 
 def tag(number: str) -> str:

@@ -42,7 +42,7 @@ def readme(version: Version, repo: str, licence: str) -> str:
         f"---\n{yaml.safe_dump(front, sort_keys=True)}---",
         f"# {card.name} {card.version}",
         card.description + ".",
-        f"A LoRA adapter for {card.base} that [specialist-router](https://pypi.org/project/specialist-router/) sends "
+        f"A LoRA adapter for {card.base} that specialist-router sends "
         f"fitting questions to. Its answers are written out step by step and end in a line `Answer: ...`.",
         "## Measured",
         *(_measured(report) or ["Nothing was measured of this version."]),
