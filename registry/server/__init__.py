@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from specialists.errors import BadInput, Unavailable
 
 from .api import Api
 from .git import require_git
-from .http import Request, as_json, send
+from .http import Request, send
+
+__all__ = ["HubServer", "read_tokens"]
 
 ROLES = ("read", "write")
 
@@ -23,10 +27,10 @@ class HubServer:
     """Serves the repositories in `folder`, inside `with` or for good.
 
     tokens: token -> "read" or "write"; with tokens every request needs one. Without, everyone reads public
-    repositories, and writes only if `writable`. url: where it listens; requests: (method, path) of each, for tests.
-    fault: called with the number, method and path of each request; it may answer "before" (the connection ends and
-    nothing was done), "after" (it was done, and no answer comes) or "half" (half of the answer comes).
-    Raises Unavailable without git, or where it cannot listen.
+    repositories, and writes only if `writable`. url: where it listens; requests: (method, path) of each inside `with`,
+    for tests. fault: called with the number, method and path of each request; it may answer "before" (the connection
+    ends and nothing was done), "after" (it was done, and no answer comes) or "half" (half of the answer comes).
+    Raises Unavailable without git, or where it cannot listen or write.
     """
 
     def __init__(
@@ -40,19 +44,23 @@ class HubServer:
         require_git()
         if odd := sorted({role for role in (tokens or {}).values() if role not in ROLES}):
             raise BadInput(f"A token may read or write, and not {', '.join(odd)}.")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.api = Api(folder, dict(tokens or {}), writable)
-        self.requests: list[tuple[str, str]] = []
-        self.fault: Callable[[int, str, str], str | None] = lambda number, method, path: None
-        self._counting = Lock()
         try:
-            self._server = ThreadingHTTPServer((host, port), self._handler())
+            self.api = Api(folder.absolute(), dict(tokens or {}), writable)
         except OSError as error:
             raise Unavailable(
-                f"Could not listen on {host}:{port} ({error.strerror}); choose another --port."
+                f"Could not keep a registry in {folder} ({error.strerror}); name a folder that can be written."
             ) from error
-        self._server.daemon_threads = True
-        self.url = f"http://{host}:{self._server.server_port}"
+        self.requests: list[tuple[str, str]] = []
+        self.fault: Callable[[int, str, str], str | None] = lambda number, method, path: None
+        self._recording = True
+        self._counting = Lock()
+        try:
+            self._server = _Server(host, port, self._handler())
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "no such port"
+            raise Unavailable(f"Could not listen on {host}:{port} ({why}); choose another --port.") from error
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -66,40 +74,42 @@ class HubServer:
 
     def serve_forever(self) -> None:
         """Serve until interrupted."""
+        self._recording = False  # nobody would ever empty the list
         try:
             self._server.serve_forever()
         finally:
             self._server.server_close()
 
+    def _fault(self, method: str, path: str) -> str | None:
+        """Note a request; what is to go wrong with it."""
+        if not self._recording:
+            return None
+        with self._counting:
+            number = len(self.requests)
+            self.requests.append((method, path))
+        return self.fault(number, method, path)
+
     def _handler(hub) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the request's below
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            server_version, sys_version = "specialist-router", ""
+            error_message_format, error_content_type = "%(code)d %(message)s\n", "text/plain; charset=utf-8"
             timeout = 60  # seconds that a client may be silent
 
             def handle_any(self) -> None:
-                with hub._counting:
-                    number = len(hub.requests)
-                    hub.requests.append((self.command, self.path))
-                fault = hub.fault(number, self.command, self.path)
-                self.close_connection |= fault is not None
+                fault = hub._fault(self.command, self.path)
+                if fault:
+                    self.close_connection = True
                 if fault == "before":
                     return
                 request = Request(self)
+                answer = hub.api.answer(request)
                 try:
-                    answer = hub.api.answer(request)
-                except ConnectionError:
-                    self.close_connection = True
-                    return
-                except Exception as error:  # a client gets no traceback; whoever serves sees what it was
-                    print(f"router: {self.command} {self.path}: {error!r}", file=sys.stderr)
-                    answer = as_json({"error": "The server could not do this; its log says why."}, 500)
-                if request.unread and self.headers.get("Content-Length", "0") != "0":
-                    self.close_connection = True  # the body that was not read is no next request
-                try:
+                    if request.unread:
+                        self.close_connection = True  # the rest of that body is no next request
                     if fault != "after":
                         send(self, answer, half=fault == "half")
-                except OSError:
-                    self.close_connection = True
+                        request.drain()
                 finally:
                     if answer.file:
                         answer.file.close()
@@ -110,6 +120,25 @@ class HubServer:
                 pass
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), handler)
+
+    def server_bind(self) -> None:
+        """Without asking the name service who we are, which takes long where there is none."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is nothing to report."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
 
 def read_tokens(path: Path) -> dict[str, str]:

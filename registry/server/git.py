@@ -1,16 +1,15 @@
-"""One model's repository: bare git, driven by its plumbing, with large files beside it as git LFS keeps them."""
+"""One model's repository: bare git, driven by its plumbing, with large files beside it."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,15 +17,20 @@ from typing import BinaryIO
 from specialists.errors import Unavailable
 from specialists.paths import write_atomic
 
+from .lfs import POINTER_SIZES, Objects, parse_pointer
+from .names import is_commit
+
 MAIN = "refs/heads/main"
 ZERO = "0" * 40
-_POINTER = re.compile(
-    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize ([0-9]{1,15})\n"
-)
 _SETTINGS = "hub.json"
+_ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 _ENVIRONMENT = {
+    "LC_ALL": "C",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_COUNT": "1",  # a ref must not outlive a power cut that its objects do not
+    "GIT_CONFIG_KEY_0": "core.fsync",
+    "GIT_CONFIG_VALUE_0": "committed,reference",
     "GIT_AUTHOR_NAME": "specialist-router",
     "GIT_AUTHOR_EMAIL": "hub@localhost",
     "GIT_COMMITTER_NAME": "specialist-router",
@@ -39,179 +43,179 @@ class Stale(Exception):
 
 
 class Missing(Exception):
-    """No such revision or file."""
+    """No such revision, or file of one."""
+
+
+class GitFailed(Exception):
+    """git could not do what it was asked to."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a commit. oid: of its git blob; lfs: sha256 of the large file it stands for; size: in bytes."""
+    """A file or folder of a commit. oid: git's own id; lfs: sha256 of the large file it stands for; size: in bytes."""
 
     path: str
     oid: str
     size: int
     lfs: str | None = None
+    is_folder: bool = False
 
 
 @dataclass(frozen=True)
-class Change:
-    """What a commit does to a file: small content, or a large file that is here already, or None to remove it."""
+class Commit:
+    """A commit; `when` is in seconds since 1970."""
 
-    path: str
-    content: bytes | None = None
-
-
-def pointer(digest: str, size: int) -> bytes:
-    """What git keeps in place of a large file."""
-    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n".encode()
+    id: str
+    when: int
+    title: str
+    message: str
 
 
 class Repository:
-    """A bare repository in a folder."""
+    """A bare repository in a folder. staging: where changes are prepared, on the same file system."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, staging: Path) -> None:
+        self.folder, self.staging = folder, staging
+        self.objects = Objects(folder / "lfs" / "objects", staging)
 
-    @classmethod
-    def create(cls, folder: Path, private: bool) -> None:
-        """A repository with one commit, there as a whole or not at all. Raises Stale when it is there already."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+    def create(self, private: bool) -> None:
+        """Make it with one commit, whole or not at all. Raises Stale when it is there already."""
+        made = Path(tempfile.mkdtemp(dir=self.staging))
         try:
-            new = cls(made)
-            new._git("init", "--quiet", "--bare", "--initial-branch=main")
-            write_atomic(made / _SETTINGS, json.dumps({"private": private}).encode())
-            new.commit(MAIN, [Change(".gitattributes", b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")],
-                       "initial commit", None)  # fmt: skip
+            new = Repository(made, self.staging)
+            new._git("init", "--quiet", "--bare", "--initial-branch=main", "--template=")
+            new._save({"private": private, "created": int(time.time())})
+            new.commit(MAIN, None, {".gitattributes": new.blob(_ATTRIBUTES)}, "initial commit\n")
+            self.folder.parent.mkdir(exist_ok=True)
             try:
-                os.rename(made, folder)
+                os.rename(made, self.folder)
             except OSError as error:
                 raise Stale from error
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
     def delete(self) -> None:
-        """Remove the repository at once."""
-        aside = Path(tempfile.mkdtemp(prefix=".old-", dir=self.folder.parent))
-        os.rename(self.folder, aside / "old")
+        """Remove it so that nobody ever sees a part of it."""
+        aside = Path(tempfile.mkdtemp(dir=self.staging))
+        os.rename(self.folder, aside / "deleted")
         shutil.rmtree(aside, ignore_errors=True)
 
     @property
+    def exists(self) -> bool:
+        return (self.folder / _SETTINGS).is_file()
+
+    @property
     def private(self) -> bool:
-        return bool(json.loads((self.folder / _SETTINGS).read_text(encoding="utf-8"))["private"])
+        return bool(self._settings()["private"])
 
     @private.setter
     def private(self, value: bool) -> None:
-        write_atomic(self.folder / _SETTINGS, json.dumps({"private": value}).encode())
+        self._save({**self._settings(), "private": value})
+
+    @property
+    def created(self) -> int:
+        """Seconds since 1970."""
+        return int(self._settings()["created"])
+
+    def refs(self) -> dict[str, str]:
+        """Commit of every branch and tag, by its full name."""
+        lines = self._git(
+            "for-each-ref", "--format=%(refname) %(objectname) %(*objectname)", "refs/heads/", "refs/tags/"
+        )
+        # What an annotated tag points to comes last.
+        return {line.split()[0]: line.split()[-1] for line in lines.decode().splitlines()}
 
     def resolve(self, revision: str) -> str:
-        """The commit of a branch, tag or (the start of) a commit id. Raises Missing."""
-        names = [f"refs/heads/{revision}", f"refs/tags/{revision}"]
-        if re.fullmatch(r"[0-9a-f]{7,40}", revision):
-            names.append(revision)
-        for name in names:
-            done = self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        """The commit of a branch, a tag, (the start of) a commit id, or HEAD, which is main. Raises Missing."""
+        if is_commit(revision):
+            done = self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
             if done.returncode == 0:
                 return done.stdout.decode().strip()
+        else:
+            refs = self.refs()
+            name = "main" if revision == "HEAD" else revision
+            for ref in (f"refs/heads/{name}", f"refs/tags/{name}"):
+                if ref in refs:
+                    return refs[ref]
         raise Missing(revision)
 
     def entries(self, commit: str) -> list[Entry]:
-        """The files of a commit by path; links and submodules are passed over."""
+        """The files and folders of a commit by path; links and submodules are passed over."""
         found = []
-        for line in self._git("ls-tree", "-r", "-l", "-z", commit).split(b"\0")[:-1]:
+        for line in self._git("ls-tree", "-r", "-t", "-l", "-z", commit).split(b"\0")[:-1]:
             about, path = line.split(b"\t", 1)
             mode, kind, oid, size = about.split()
-            if kind == b"blob" and mode != b"120000":
+            if kind == b"tree":
+                found.append(Entry(path.decode("utf-8", "replace"), oid.decode(), 0, is_folder=True))
+            elif mode in (b"100644", b"100755"):
                 found.append(Entry(path.decode("utf-8", "replace"), oid.decode(), int(size)))
-        small = [entry.oid for entry in found if 100 < entry.size < 200]
-        large = {
-            oid: match for oid, blob in self._blobs(small).items() if (match := _POINTER.fullmatch(blob))
-        }
+        blobs = self._blobs(
+            [entry.oid for entry in found if entry.size in POINTER_SIZES and not entry.is_folder]
+        )
+        large = {oid: named for oid, blob in blobs.items() if (named := parse_pointer(blob))}
         return [
-            Entry(entry.path, entry.oid, int(large[entry.oid][2]), large[entry.oid][1].decode())
+            Entry(entry.path, entry.oid, large[entry.oid][1], large[entry.oid][0])
             if entry.oid in large
             else entry
             for entry in found
         ]
 
     def open(self, entry: Entry) -> BinaryIO:
-        """A file's bytes. Raises Missing when a large file never arrived."""
-        if entry.lfs:
-            try:
-                return self.object(entry.lfs).open("rb")
-            except OSError as error:
-                raise Missing(entry.path) from error
-        return io.BytesIO(self._git("cat-file", "blob", entry.oid))
+        """A file's bytes. Raises Missing when a large file is not here as a whole."""
+        if not entry.lfs:
+            return io.BytesIO(self._git("cat-file", "blob", entry.oid))
+        if self.objects.size(entry.lfs) != entry.size:
+            raise Missing(entry.path)
+        return self.objects.path(entry.lfs).open("rb")
 
-    def log(self, commit: str) -> list[tuple[str, str, int]]:
-        """(id, title, seconds since 1970) of a commit and those before it, newest first."""
-        lines = (
-            self._git("log", "--format=%H%x00%ct%x00%s", commit, "--").decode("utf-8", "replace").splitlines()
-        )
-        parts = [line.split("\0", 2) for line in lines]
-        return [(sha, title, int(when)) for sha, when, title in parts]
+    def log(self, commit: str, *limit: str) -> list[Commit]:
+        """A commit and those before it, newest first. limit: as git log has it, such as "-1"."""
+        listing = self._git("log", "-z", "--format=tformat:%H%x00%ct%x00%s%x00%b", *limit, commit, "--")
+        parts = listing.decode("utf-8", "replace").split("\0")[:-1]
+        rows = zip(parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True)
+        return [Commit(id, int(when), title, message.strip()) for id, when, title, message in rows]
 
-    def refs(self, kind: str) -> dict[str, str]:
-        """Name -> commit of all "heads" or "tags"."""
-        listing = self._git("for-each-ref", "--format=%(refname) %(objectname)", f"refs/{kind}/").decode()
-        pairs = [line.split(" ") for line in listing.splitlines()]
-        return {name.removeprefix(f"refs/{kind}/"): sha for name, sha in pairs}
-
-    def set_ref(self, ref: str, new: str | None, old: str = ZERO) -> None:
-        """Move a ref from one commit to another; None removes it, ZERO means that it is not there. Raises Stale."""
-        arguments = ["-d", ref] if new is None else [ref, new, old]
+    def set_ref(self, ref: str, new: str | None, old: str) -> None:
+        """Move a ref from `old`; None removes it, and ZERO means that it is not there. Raises Stale."""
+        arguments = ["-d", "--", ref, old] if new is None else ["--", ref, new, old]
         if self._run("update-ref", *arguments).returncode:
             raise Stale(ref)
 
-    def commit(self, ref: str, changes: Iterable[Change], message: str, parent: str | None) -> str:
-        """Put a commit on a branch that is at `parent` and still is in the end; its id. Raises Stale."""
-        with tempfile.TemporaryDirectory() as temporary:
+    def blob(self, data: bytes) -> str:
+        """Keep a small file; its id."""
+        return self._git("hash-object", "-w", "--stdin", data=data).decode().strip()
+
+    def commit(self, ref: str, parent: str | None, files: Mapping[str, str | None], message: str) -> str:
+        """Put a commit on a branch that is at `parent` and still is in the end; its id.
+
+        files: path -> blob, or None to remove it. A commit that changes nothing is not made: its parent's id is
+        returned. Raises Stale.
+        """
+        with tempfile.TemporaryDirectory(dir=self.staging) as temporary:
             index = {"GIT_INDEX_FILE": str(Path(temporary) / "index")}
             if parent:
                 self._git("read-tree", parent, extra=index)
-            lines = []
-            for change in changes:
-                if change.content is None:
-                    lines.append(f"0 {ZERO}\t{change.path}")
-                else:
-                    oid = self._git("hash-object", "-w", "--stdin", data=change.content).decode().strip()
-                    lines.append(f"100644 {oid}\t{change.path}")
-            self._git(
-                "update-index",
-                "-z",
-                "--index-info",
-                data="".join(f"{line}\0" for line in lines).encode(),
-                extra=index,
-            )
+            gone = [f"0 {ZERO}\t{path}\0" for path, blob in files.items() if not blob]
+            new = [f"100644 {blob}\t{path}\0" for path, blob in files.items() if blob]
+            # What goes comes first, for a folder may take the place of a file.
+            self._git("update-index", "-z", "--index-info", data="".join(gone + new).encode(), extra=index)
             tree = self._git("write-tree", extra=index).decode().strip()
+        if parent and tree == self._git("rev-parse", "--verify", f"{parent}^{{tree}}").decode().strip():
+            return parent
         parents = ["-p", parent] if parent else []
-        new = self._git("commit-tree", tree, *parents, data=message.encode()).decode().strip()
-        self.set_ref(ref, new, parent or ZERO)
-        return new
+        text = message.replace("\0", " ").encode("utf-8", "replace")
+        made = self._git("commit-tree", *parents, tree, data=text).decode().strip()
+        self.set_ref(ref, made, parent or ZERO)
+        return made
 
-    def object(self, digest: str) -> Path:
-        """Where a large file lies."""
-        return self.folder / "lfs" / "objects" / digest[:2] / digest[2:4] / digest
+    def _settings(self) -> dict[str, int]:
+        return json.loads((self.folder / _SETTINGS).read_text(encoding="utf-8"))
 
-    def receive(self, digest: str, blocks: Iterable[bytes]) -> bool:
-        """Keep a large file if its sha256 is this one."""
-        target = self.object(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        found = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".part-") as file:
-            for block in blocks:
-                found.update(block)
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-            if found.hexdigest() != digest:
-                return False
-            if not target.exists():
-                os.link(file.name, target)
-        return True
+    def _save(self, settings: Mapping[str, int]) -> None:
+        write_atomic(self.folder / _SETTINGS, json.dumps(settings).encode())
 
     def _blobs(self, oids: Sequence[str]) -> dict[str, bytes]:
-        if not oids:
-            return {}
+        """Small files by their ids."""
         out = self._git("cat-file", "--batch", data="".join(f"{oid}\n" for oid in oids).encode())
         found, at = {}, 0
         for oid in oids:
@@ -224,13 +228,14 @@ class Repository:
     def _git(self, *arguments: str, data: bytes = b"", extra: Mapping[str, str] | None = None) -> bytes:
         done = self._run(*arguments, data=data, extra=extra)
         if done.returncode:
-            raise OSError(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()[:300]}")
+            raise GitFailed(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()[:300]}")
         return done.stdout
 
     def _run(
         self, *arguments: str, data: bytes = b"", extra: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        environment = {**os.environ, **_ENVIRONMENT, **(extra or {}), "GIT_DIR": str(self.folder)}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        environment = {**inherited, **_ENVIRONMENT, **(extra or {}), "GIT_DIR": str(self.folder)}
         return subprocess.run(
             ["git", *arguments], input=data, capture_output=True, env=environment, check=False
         )
@@ -239,4 +244,4 @@ class Repository:
 def require_git() -> None:
     """Raises Unavailable where there is no git."""
     if not shutil.which("git"):
-        raise Unavailable("Serving a registry needs git, which is not installed here; install it.")
+        raise Unavailable("Serving a registry needs git, which is not installed here: install git.")
