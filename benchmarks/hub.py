@@ -64,39 +64,36 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def once(api: HfApi, version: Version, work: Path, at: int) -> dict[str, float]:
+    """Seconds of each, for new repositories and empty caches."""
+    id, hub = f"acme/bare-{at}", Hub(f"acme/ours-{at}", api, work / f"cache-{at}")
+    store = Store(work / f"other-{at}", bundled=work / "none")
+
+    def upload() -> None:
+        api.create_repo(id)
+        files = [CommitOperationAdd(file.name, str(file)) for file in version.path.iterdir()]
+        made = api.create_commit(id, [*files, CommitOperationAdd(HISTORY, b"{}\n")], commit_message="version")
+        api.create_tag(id, tag="v1.0.0", revision=made.oid)
+
+    return {
+        "publish": timed(lambda: hub.publish(version, {})),
+        "bare upload": timed(upload),
+        "pull": timed(lambda: pull(store, f"{hub.id}@1.0.0", hub=hub)),
+        "bare download": timed(
+            lambda: api.snapshot_download(id, revision="v1.0.0", cache_dir=work / f"bare-{at}")
+        ),
+    }
+
+
 def measure(megabytes: float, repeats: int) -> dict[str, object]:
     """Seconds of each, and the ratios ours over bare."""
-    took: dict[str, list[float]] = {"publish": [], "bare upload": [], "pull": [], "bare download": []}
     with TemporaryDirectory() as temporary:
         work = Path(temporary)
         version = published(work, megabytes)
         with HubServer(work / "hub", writable=True) as server:
             api = HfApi(endpoint=server.url, token="any")
-            for at in range(repeats):
-                ours, bare = f"acme/ours-{at}", f"acme/bare-{at}"
-
-                def upload(id: str = bare) -> None:
-                    api.create_repo(id)
-                    files = [CommitOperationAdd(file.name, str(file)) for file in version.path.iterdir()]
-                    commit = api.create_commit(
-                        id, [*files, CommitOperationAdd(HISTORY, b"{}\n")], commit_message="version"
-                    )
-                    api.create_tag(id, tag="v1.0.0", revision=commit.oid)
-
-                took["publish"].append(timed(lambda id=ours: Hub(id, api).publish(version, {})))  # type: ignore[misc]
-                took["bare upload"].append(timed(upload))
-                store = Store(work / f"other-{at}", bundled=work / "none")
-                hub = Hub(ours, api, work / f"cache-{at}")
-                took["pull"].append(
-                    timed(lambda hub=hub, store=store: pull(store, f"{hub.id}@1.0.0", hub=hub))
-                )  # type: ignore[misc]
-                took["bare download"].append(
-                    timed(
-                        lambda id=bare, at=at: api.snapshot_download(
-                            id, revision="v1.0.0", cache_dir=work / f"bare-{at}"
-                        )
-                    )  # type: ignore[misc]
-                )
+            rows = [once(api, version, work, at) for at in range(repeats)]
+    took = {name: [row[name] for row in rows] for name in rows[0]}
     middle = {name: median(times) for name, times in took.items()}
     return {
         "megabytes": megabytes,
