@@ -90,7 +90,9 @@ class Repository:
             try:
                 os.rename(made, self.folder)
             except OSError as error:
-                raise Stale from error
+                if self.folder.exists():
+                    raise Stale from error
+                raise
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
@@ -178,8 +180,12 @@ class Repository:
     def set_ref(self, ref: str, new: str | None, old: str) -> None:
         """Move a ref from `old`; None removes it, and ZERO means that it is not there. Raises Stale."""
         arguments = ["-d", "--", ref, old] if new is None else ["--", ref, new, old]
-        if self._run("update-ref", *arguments).returncode:
-            raise Stale(ref)
+        try:
+            self._git("update-ref", *arguments)
+        except GitFailed as error:
+            if self.refs().get(ref, ZERO) == old:
+                raise  # nobody moved it, so that trying again is no help: a lock was left behind, or the disk is full
+            raise Stale(ref) from error
 
     def blob(self, data: bytes) -> str:
         """Keep a small file; its id."""

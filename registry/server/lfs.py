@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..staging import sync
+
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize ([0-9]{1,15})\n"
 )
@@ -59,6 +61,7 @@ class Objects:
             target = self.path(found.hexdigest())
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(name, target)
+            sync(target.parent)
             return target.name
         finally:
             Path(name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .access import TEAM, Access
 from .card import MAX_CARD, front_matter, tags_of
-from .git import Commit, Entry, Missing, Repository
+from .git import Commit, Entry, GitFailed, Missing, Repository
 from .http import Answer, Refused, Request, as_json, parse_json
 from .lfs import pointer
 
@@ -38,7 +38,10 @@ class Reading:
             if len(found) == most:
                 break
             if text in id.lower() and author in ("", id.split("/")[0]):
-                about = _model(id, repository, "main")
+                try:
+                    about = _model(id, repository, "main")
+                except (GitFailed, Missing):
+                    continue  # one that is damaged does not hide the others
                 if tags <= set(about["tags"]):
                     found.append(about)
         return as_json(found)

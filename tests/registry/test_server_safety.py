@@ -284,8 +284,13 @@ def test_a_fault_of_the_server_is_told_plainly(
     assert (status, json.loads(body)) == (500, {"error": "The server could not do this; its log says why."})
     assert "ZeroDivisionError" in capsys.readouterr().err
     monkeypatch.undo()
-    (server.api.folder / f"{ID}.git" / "refs" / "heads" / "main").write_text("0" * 40)
+    main = server.api.folder / f"{ID}.git" / "refs" / "heads" / "main"
+    main.with_name("main.lock").touch()  # as a git that was killed leaves it
+    assert commit(server, file("a")) == 500
+    assert "main.lock" in capsys.readouterr().err
+    main.write_text("0" * 40)
     assert ask(server, "GET", f"/api/models/{ID}")[0] in (404, 500)
+    assert json.loads(ask(server, "GET", "/api/models")[2]) == []
 
 
 def test_large_files_are_never_in_memory(server: HubServer, tmp_path: Path) -> None:
