@@ -229,7 +229,7 @@ def trust(owner: str | None, key: Path | None, remove: bool) -> None:
     known = Trust(Store().home)
     if owner is None:
         for name, marks in known.all().items():
-            click.echo(f"{name}  {', '.join(marks)}")
+            click.echo(f"{name}  {', '.join(f'{mark} since {day}' for mark, day in marks)}")
     elif remove:
         known.remove(owner)
         click.echo(f"router: keys of {owner} are no longer asked for.", err=True)

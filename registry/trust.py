@@ -5,90 +5,127 @@ Once a namespace has a key, nothing of it is taken that this key or another of i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from specialists.errors import BadInput, Damaged
 from specialists.paths import write_atomic
 
 from .card import shown
-from .sign import SIGNATURE, check_signature, fingerprint
+from .sign import SIGNATURE, canonical, check_signature, claims, fingerprint
 from .staging import Staging
 
-_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_OWNER = re.compile(r"[A-Za-z0-9._-]{1,96}")
+
+Owners = dict[str, dict[str, dict[str, str]]]  # namespace -> fingerprint -> {"added": date, "key": PEM}
 
 
 class Trust:
-    """The trusted publishers of a store."""
+    """The trusted publishers of a store. Namespaces are the same in any case, as on the Hub.
+
+    Everything raises Damaged when trusted.json is there and not as it was written: a lost entry would mean that
+    anything is taken.
+    """
 
     def __init__(self, home: Path) -> None:
         self.path = home / "trusted.json"
         self._staging = Staging(home)
 
     def add(self, owner: str, public: bytes) -> str:
-        """Trust a key (PEM) for a namespace; its fingerprint."""
+        """Trust a key (PEM) for a namespace, beside those it has; its fingerprint. Raises BadInput for either."""
         if not _OWNER.fullmatch(owner):
-            raise BadInput(f"{shown(owner)} is not a namespace of the Hub, such as acme.")
+            raise BadInput(f"{shown(owner)} is not a namespace of the Hub; give one such as acme.")
         mark = fingerprint(public)
+        entry = {"added": f"{datetime.now(UTC):%Y-%m-%d}", "key": canonical(public).decode()}
         with self._staging.writing():
             found = self._read()
-            found.setdefault(owner.lower(), {})[mark] = public.decode("ascii")
+            found.setdefault(owner.lower(), {}).setdefault(mark, entry)
             self._write(found)
         return mark
 
-    def remove(self, owner: str) -> None:
-        """Forget the keys of a namespace. Raises BadInput when it has none."""
+    def remove(self, owner: str, fingerprint: str | None = None) -> None:
+        """Forget one key of a namespace, or all; without any, it need not sign. Raises BadInput when it has none."""
         with self._staging.writing():
             found = self._read()
-            if found.pop(owner.lower(), None) is None:
-                raise BadInput(f"No key of {shown(owner)} is trusted; nothing to remove.")
+            keys = found.pop(owner.lower(), {})
+            left = {mark: entry for mark, entry in keys.items() if fingerprint not in (None, mark)}
+            if len(left) == len(keys):
+                which = "key" if fingerprint is None else f"key {shown(fingerprint)}"
+                raise BadInput(
+                    f"No {which} of {shown(owner)} is trusted; `router registry trust` lists those that are."
+                )
+            if left:
+                found[owner.lower()] = left
             self._write(found)
 
-    def all(self) -> dict[str, list[str]]:
-        """Namespace -> fingerprints of its keys."""
-        return {owner: sorted(keys) for owner, keys in sorted(self._read().items())}
+    def keys(self, owner: str) -> list[bytes]:
+        """The public keys (PEM) of a namespace."""
+        return [entry["key"].encode() for entry in self._of(owner).values()]
+
+    def all(self) -> Mapping[str, list[tuple[str, str]]]:
+        """Namespace -> (fingerprint, date it was added) of its keys, the oldest first."""
+        return {
+            owner: sorted(
+                ((mark, entry["added"]) for mark, entry in keys.items()), key=lambda pair: pair[::-1]
+            )
+            for owner, keys in sorted(self._read().items())
+        }
+
+    def required(self, owner: str) -> bool:
+        """Whether what comes from a namespace must be signed."""
+        return bool(self._of(owner))
 
     def check(self, owner: str, folder: Path, names: Sequence[str], signature: bytes | None) -> str | None:
         """The fingerprint of the trusted key that signed these files; None when nobody asked for signatures of `owner`.
 
-        Raises Damaged when the namespace has keys and none of them signed these very bytes.
+        Raises Damaged when the namespace has keys and none of them signed exactly these files with these bytes.
         """
-        keys = self._read().get(owner.lower())
+        keys = self._of(owner)
         if not keys:
             return None
+        trusted = f"you trust only its key {', '.join(keys)}"
         if signature is None:
             raise Damaged(
-                f"What came from {owner} is not signed, and you trust only its key {', '.join(keys)}: ask its "
-                f"publisher for {SIGNATURE}, or `router registry trust {owner} --remove`."
+                f"What came from {owner} is not signed, and {trusted}: ask its publisher for {SIGNATURE}, or "
+                f"`router registry trust {owner} --remove`."
             )
-        why: Damaged | None = None
-        for mark, public in keys.items():
-            try:
-                check_signature(folder, names, signature, public.encode("ascii"))
+        for mark, entry in keys.items():
+            public = entry["key"].encode()
+            if claims(signature, public):
+                check_signature(folder, names, signature, public)
                 return mark
-            except Damaged as error:
-                why = error
-        assert why
-        raise why
-
-    def _read(self) -> dict[str, dict[str, str]]:
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            if isinstance(found, dict) and all(_are_keys(keys) for keys in found.values()):
-                return found
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, RecursionError):
-            pass
         raise Damaged(
-            f"{self.path} does not say whom you trust; put it back as it was, or remove it to trust nobody."
+            f"{SIGNATURE} in {folder} is not the signature of {owner}, and {trusted}: ask its publisher, and if they "
+            f"have a new key, `router registry trust {owner} KEY`."
         )
 
-    def _write(self, found: dict[str, dict[str, str]]) -> None:
-        write_atomic(self.path, json.dumps(found, indent=2, sort_keys=True).encode() + b"\n")
+    def _of(self, owner: str) -> dict[str, dict[str, str]]:
+        return self._read().get(owner.lower(), {})
+
+    def _read(self) -> Owners:
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            owners: Owners = found["owners"]
+            if found["sha256"] == _digest(owners):
+                return owners
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass
+        raise Damaged(
+            f"{self.path} does not say whom you trust; put it back as it was, or remove it to trust nobody and "
+            "`router registry trust` each key again."
+        )
+
+    def _write(self, found: Owners) -> None:
+        body = {"owners": found, "sha256": _digest(found)}
+        write_atomic(self.path, json.dumps(body, indent=2, sort_keys=True).encode() + b"\n")
 
 
-def _are_keys(keys: object) -> bool:
-    return isinstance(keys, dict) and bool(keys) and all(isinstance(key, str) for key in keys.values())
+def _digest(owners: Owners) -> str:
+    """What shows that a letter of a namespace was lost: the keys have checks of their own, and names have none."""
+    return hashlib.sha256(json.dumps(owners, sort_keys=True).encode()).hexdigest()

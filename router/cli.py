@@ -28,9 +28,12 @@ COMMANDS = {
     "chat": ("router.commands:chat", "Answer questions one after another."),
     "list": ("registry.cli:list_", "List the registered specialists."),
     "show": ("registry.cli:show", "Show everything a specialist's card says."),
-    "register": ("registry.cli:register", "Add a specialist from an adapter folder."),
+    "register": ("registry.cli:register", "Add a specialist from an adapter folder or the Hub."),
     "unregister": ("registry.cli:unregister", "Remove a registered specialist."),
-    "registry": ("router.publishing:registry", "Publish, pull, promote and roll back versions."),
+    "registry": (
+        "router.publishing:registry",
+        "Publish, pull, promote and roll back versions of specialists.",
+    ),
     "eval": ("router.commands:evaluate", "Measure specialists on fresh test questions."),
     "doctor": ("router.commands:doctor", "Check weights, memory, disk and specialists."),
 }
