@@ -95,6 +95,11 @@ def _add(
     """Check what came, and publish it into the store."""
     origin = f"{hub.id}@{commit}"
     if not (folder / CARD).exists():
+        if Trust(store.home).required(hub.owner):
+            raise Damaged(
+                f"{hub.id} has an adapter and no card, so nothing that a key of {hub.owner} could have signed, and you "
+                "take only what is signed from there: ask its publisher."
+            )
         return register(store, folder, origin=origin, channel=channel, **plain)
     if any(plain.values()):
         raise BadInput(f"{hub.id} has a card; leave out name, exemplars, prompt and the like.")

@@ -241,12 +241,18 @@ def test_signatures(hub: Hub, other: Store, published: Version, newer: Version, 
     assert pull(other, f"{ID}@1.1.0", hub=hub).card == newer.card
 
 
-def test_a_plain_adapter_from_the_hub(hub: Hub, other: Store, adapter: Path, exemplars: Path) -> None:
+def test_a_plain_adapter_from_the_hub(
+    hub: Hub, other: Store, adapter: Path, exemplars: Path, tmp_path: Path
+) -> None:
     hub.api.create_repo(ID)
     files = [CommitOperationAdd(file.name, str(file)) for file in adapter.iterdir()]
     hub.api.create_commit(ID, files, commit_message="plain")
     with pytest.raises(BadInput, match="give also a name"):
         pull(other, ID, hub=hub)
+    Trust(other.home).add("acme", keygen(tmp_path / "key.pem").read_bytes())
+    with pytest.raises(Damaged, match="only what is signed"):
+        pull(other, ID, hub=hub, name="rooms", exemplars=exemplars, prompt="plain")
+    Trust(other.home).remove("acme")
     version = pull(other, ID, hub=hub, name="rooms", exemplars=exemplars, prompt="plain")
     assert (version.ref, (version.origin or "").partition("@")[0]) == ("rooms@1.0.0", ID)
 

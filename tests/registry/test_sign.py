@@ -206,6 +206,19 @@ def test_a_fingerprint_is_of_the_key_and_not_of_its_file(keys: Path, ours: bytes
         (b"", "is not a private key in PEM"),
         (None, "There is no key file"),
     ],
+    ids=[
+        "password",
+        "old-password",
+        "P-384",
+        "secp256k1",
+        "ed25519",
+        "RSA",
+        "public",
+        "cut",
+        "binary",
+        "empty",
+        "none",
+    ],
 )
 def test_a_private_key_that_cannot_be_used(
     key: bytes | None, said: str, folder: Path, tmp_path: Path
@@ -228,6 +241,7 @@ def test_a_private_key_that_cannot_be_used(
         b"x" * 10_000_000,
         b"",
     ],
+    ids=["P-384", "ed25519", "RSA", "private", "cut", "huge", "empty"],
 )
 def test_a_public_key_that_cannot_be_used(key: bytes, folder: Path, signature: bytes, tmp_path: Path) -> None:
     for use in (
@@ -471,6 +485,8 @@ def test_a_signature_cut_short_or_changed(
     for end in range(0, len(signature), 97):
         with refused(Damaged):
             check_signature(folder, NAMES, signature[:end], ours)
+    with refused(Damaged, "not a signature"):
+        check_signature(folder, NAMES, signature + b" " * MAX_SIGNATURE, ours)
     for byte in range(0, len(signature), 5):
         changed_bit = flipped(signature, 8 * byte + byte % 8)
         try:
