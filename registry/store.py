@@ -101,16 +101,17 @@ class Store:
         verify(), to be called before loading them.
         """
         name, wanted = self._parse(ref)
+        state = self.state(name)
         if wanted in (None, STABLE):
             if first := next(self._chosen(name), None):
                 return first
-            if yanked := self.state(name).yanked:
-                why = ", ".join(f"{version}: {reason}" for version, reason in yanked.items())
+            if state.yanked:
+                why = ", ".join(f"{version}: {reason}" for version, reason in state.yanked.items())
                 raise BadInput(
                     f"Every version of {name!r} was taken back ({why}); ask for one as {name}@VERSION."
                 )
-        state = self.state(name)
-        if wanted in CHANNELS:
+            wanted = None
+        elif wanted in CHANNELS:
             if wanted not in state.channels:
                 raise BadInput(
                     f"The specialist {name!r} has no {wanted}; `router registry promote` sets one."
@@ -358,16 +359,14 @@ class Store:
             self.note(version.card.name, state, event("promote", version.card.version, channel=channel))
 
     def _moves(self, channel: str, card: Card, state: State) -> bool:
-        """Whether publishing changes the channel: candidate always, stable by a number above those before it."""
-        if card.version in state.yanked:
+        """Whether publishing changes the channel: candidate always, stable by a number above the user's own ones."""
+        if card.version in state.yanked or state.channels.get(channel) == card.version:
             return False
         if channel != STABLE:
-            return state.channels.get(channel) != card.version
-        stable = state.channels.get(STABLE)
-        own = [
-            folder.name for folder in version_folders(self.home / card.name) if folder.name != card.version
-        ]
-        return all(version_key(card.version) > version_key(other) for other in ([stable] if stable else own))
+            return True
+        own = {folder.name for folder in version_folders(self.home / card.name)} - {card.version}
+        rivals = {state.channels[STABLE]} if STABLE in state.channels else own
+        return all(version_key(card.version) > version_key(other) for other in rivals & own)
 
 
 def _free(folder: Path, state: State) -> bool:

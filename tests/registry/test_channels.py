@@ -61,6 +61,21 @@ def test_a_candidate_is_not_used_before_it_is_promoted(
     assert store.resolve("scheduling").card.version == "2.0.0"
 
 
+def test_the_users_own_come_before_the_bundled(
+    tmp_path: Path, adapter: Path, make_card: Callable[..., Card]
+) -> None:
+    """An own version is used at once, however high the number of a stable bundled one; a lower own one is not."""
+    shipped = Store(tmp_path / "shipped", bundled=tmp_path / "nothing")
+    for number in ("1.0.0", "1.9.0"):
+        shipped.publish(adapter, make_card(adapter, version=number))
+    store = Store(tmp_path / "own", bundled=shipped.home)
+    promote(store, "scheduling@1.0.0")
+    assert store.publish(adapter, make_card(adapter, version="0.9.0")).channel == "stable"
+    assert store.publish(adapter, make_card(adapter, version="0.8.0")).channel is None
+    assert store.resolve("scheduling").card.version == "0.9.0"
+    assert rollback(store, "scheduling").card.version == "1.0.0"
+
+
 def test_yank(store: Store, three: list[Version]) -> None:
     """A version that was taken back is passed over, and still answers to its number."""
     with pytest.raises(BadInput, match="Say why"):
