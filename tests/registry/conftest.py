@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ import pytest
 from hypothesis import settings
 
 from registry.card import Card
+from registry.server import HubServer
+from registry.sign import keygen, sign
 from registry.store import Store
 from registry.version import Version
+
+from .signed import NAMES
 
 # Other work on the machine must not fail a test: what an example may take is not measured.
 settings.register_profile("registry", deadline=None)
@@ -149,3 +153,46 @@ def exemplars(tmp_path: Path) -> Path:
     path = tmp_path / "exemplars.txt"
     path.write_text("\ufeffDo two rooms do?\r\n\n  Reichen zwei Räume?  \n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the keys ours and stranger."""
+    folder = tmp_path_factory.mktemp("keys")
+    keygen(folder / "ours")
+    keygen(folder / "stranger")
+    return folder
+
+
+@pytest.fixture
+def ours(keys: Path) -> bytes:
+    return (keys / "ours.pub").read_bytes()
+
+
+@pytest.fixture
+def stranger(keys: Path) -> bytes:
+    return (keys / "stranger.pub").read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A version's files among others."""
+    folder = tmp_path / "1.0.0"
+    (folder / ".git").mkdir(parents=True)
+    for name in NAMES:
+        (folder / name).write_text(f"this is {name}\n")
+    (folder / "README.md").write_text("read me")
+    (folder / ".git" / "config").write_text("[core]")
+    return folder
+
+
+@pytest.fixture
+def signature(folder: Path, keys: Path) -> bytes:
+    return sign(folder, NAMES, keys / "ours")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[HubServer]:
+    """An empty Hub on loopback that everyone may write to."""
+    with HubServer(tmp_path / "hub", writable=True) as running:
+        yield running

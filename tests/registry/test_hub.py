@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,6 @@ from registry.version import MANIFEST, Version, file_names
 from specialists.errors import BadInput, Damaged, RouterError, Unavailable
 
 ID = "acme/rooms"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[HubServer]:
-    with HubServer(tmp_path / "hub", writable=True) as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,6 @@ from registry.store import Store, Version
 from specialists.errors import BadInput, Unavailable
 
 ID = "acme/rooms"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[HubServer]:
-    with HubServer(tmp_path / "hub", writable=True) as running:
-        yield running
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,12 +41,6 @@ from registry.store import Store
 
 print(Hub(sys.argv[2]).publish(Store(Path(sys.argv[1])).resolve("rooms"), {}))
 """
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[HubServer]:
-    with HubServer(tmp_path / "hub", writable=True) as running:
-        yield running
 
 
 @pytest.fixture
