@@ -13,7 +13,7 @@ import click
 from specialists.errors import BadInput
 from specialists.paths import write_atomic
 
-from .options import AMONG, BASE, HYPERPARAMETERS, TEACHER, config_of, notice, say
+from .options import AMONG, BASE, HYPERPARAMETERS, RETELL, TEACHER, config_of, notice, say
 from .run_cli import run
 from .studies.cli import seeds_command
 
@@ -53,12 +53,7 @@ cli.add_command(run)
     help="Leave out the first so many examples, such as those --start was trained on.",
 )
 @AMONG
-@click.option(
-    "--retell",
-    type=click.IntRange(1),
-    default=1,
-    help="Tell every example so many ways, in other words, order and hours; an epoch passes over all of them.",
-)
+@RETELL
 @click.option(
     "--checks",
     type=click.IntRange(0),

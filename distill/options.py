@@ -48,6 +48,12 @@ AMONG = click.option(
     type=click.IntRange(1),
     help="Choose the examples out of so many that together show the most steps, short and long.",
 )
+RETELL = click.option(
+    "--retell",
+    type=click.IntRange(1),
+    default=1,
+    help="Tell every example so many ways, in other words, order and hours; an epoch passes over all of them.",
+)
 TEACHER = _options(
     click.option(
         "--teacher",

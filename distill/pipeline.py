@@ -28,7 +28,7 @@ from specialists.paths import write_atomic
 from specialists.prompts import PROMPTS
 
 from .arms import NONSENSE, Arm, checker, measure
-from .examples import answers_only, candidates, collect, read_jsonl, write_jsonl
+from .examples import answers_only, candidates, collect, read_jsonl, retold, write_jsonl
 from .plan import ABLATIONS, Job, Plan
 from .solve import Attempt, most_tokens, prompts, solve, system_prompt
 from .stages import Run
@@ -60,6 +60,10 @@ class Pipeline:
         unknown = [name for name in plan.ablations if name not in ABLATIONS]
         if unknown:
             raise BadInput(f"There is no ablation {', '.join(unknown)}; use {', '.join(ABLATIONS)}.")
+        if plan.retell > 1 and plan.teacher != "solver":
+            raise BadInput(
+                f"--retell is for the solver as teacher, and this run has {plan.teacher}; leave it out."
+            )
         self.plan, self.folder, self.workers = plan, folder, workers
         self.say, self.command, self.progress = say, command, progress
         self.domain: Domain = load(plan.domain)
@@ -167,8 +171,6 @@ class Pipeline:
         with self._bar("examples", None) as bar:
             made = collect(self.teacher, self.domain, most, self.strategy, found, bar.update)
         self._write("examples", made.kept)
-        if "answers-only" in plan.ablations:
-            self._write("answers-only", answers_only(made.kept[: plan.examples]))
         if "no-strategy" in plan.ablations and self.teacher.writes:
             other = collect(self.teacher, self.domain, plan.examples, "", found)
             self._write("no-strategy", other.kept)
@@ -185,19 +187,19 @@ class Pipeline:
     def jobs(self) -> list[Job]:
         """All trainings of the plan."""
         plan, data = self.plan, self.data("examples")
-        about = f"LoRA on {plan.examples} worked examples"
+        ways = f", each told {plan.retell} ways" if plan.retell > 1 else ""
+        about = f"LoRA on {plan.examples} worked examples{ways}"
         jobs = []
         for seed in range(plan.seeds):
             name = "specialist" if plan.seeds == 1 else f"specialist seed {seed}"
             jobs.append(Job(name, about, data, seed, plan.examples, plan.checks))
         for count in plan.curve:
-            jobs.append(Job(f"{count} examples", f"LoRA on {count} worked examples", data, 0, count))
+            jobs.append(Job(f"{count} examples", f"LoRA on {count} worked examples{ways}", data, 0, count))
         for size in plan.sizes:
             jobs.append(Job(f"size {size}", f"LoRA of rank {size}", data, 0, plan.examples, size=size))
-        if self.data("answers-only").exists():
-            jobs.append(
-                Job("answers-only", "LoRA on the same examples without steps", self.data("answers-only"))
-            )
+        if "answers-only" in plan.ablations:
+            about = "LoRA on the same examples without steps"
+            jobs.append(Job("answers-only", about, data, 0, plan.examples, steps=False))
         if self.data("no-strategy").exists():
             jobs.append(
                 Job("no-strategy", "LoRA on solutions written without a strategy", self.data("no-strategy"))
@@ -288,9 +290,14 @@ def _trained(job: Job, plan: Plan, out: Path, most: int, workers: int) -> None:
 
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     base, domain = find_base(plan.base), load(plan.domain)
+    config = job.config(plan)
     examples = read_jsonl(job.data)[: job.examples]
+    if plan.retell > 1:
+        examples = retold(domain, examples, plan.retell, config.seed)
+    if not job.steps:
+        examples = answers_only(examples)
     check = None
     if job.checks:
         dev = items(domain, "dev", job.checks)
         check = checker(lambda: Engine(base), domain, dev, PROMPTS[domain.prompt], most)
-    train(examples, base, out, job.config(plan), check=check)
+    train(examples, base, out, config, check=check)

@@ -16,15 +16,16 @@ ABLATIONS = ("answers-only", "no-strategy", "strategy-prompt", "nonsense-prompt"
 class Plan:
     """What a run does.
 
-    problems, dev: training and dev items of the strategy. checks: dev items that training is checked with (0: none).
-    n: test items. curve: other numbers of examples. sizes: other adapters, "RANK" or "RANK:LAYERS". batch: use message
-    batches.
+    retell: ways in which the solver tells every example (1: as it is). problems, dev: training and dev items of the
+    strategy. checks: dev items that training is checked with (0: none). n: test items. curve: other numbers of
+    examples. sizes: other adapters, "RANK" or "RANK:LAYERS". batch: use message batches.
     """
 
     domain: str
     teacher: str = "solver"
     examples: int = 100
     among: int | None = None
+    retell: int = 1
     problems: int = 100
     dev: int = 30
     checks: int = 32
@@ -40,7 +41,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: `data` is a file of examples, `checks` the dev items it is checked with."""
+    """One training: `data` is a file of examples, `checks` the dev items it is checked with.
+
+    steps: whether it learns the worked steps, or the answer line alone.
+    """
 
     name: str
     about: str
@@ -49,6 +53,7 @@ class Job:
     examples: int | None = None
     checks: int = 0
     size: str | None = None
+    steps: bool = True
 
     def config(self, plan: Plan) -> TrainConfig:
         """The plan's hyperparameters with what is this job's own. Raises BadInput for a size that is none."""

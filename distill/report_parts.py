@@ -171,7 +171,7 @@ def training(result: Result) -> list[Block]:
         last = run.loss[-20:]
         end = f"{sum(last) / len(last):.4f}" if last else ""
         figures = [
-            str(run.examples),
+            f"{run.examples} in {run.texts} texts" if run.texts > run.examples else str(run.examples),
             f"{run.epochs:g}",
             f"{run.lr:g}",
             str(run.rank),

@@ -61,7 +61,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Training:
-    """One training. loss: nats a token at every step; dev: (step, right, n) of every check; events: plain sentences."""
+    """One training. loss: nats a token at every step; dev: (step, right, n) of every check; events: plain sentences.
+
+    texts: what it read in an epoch; more than its examples when they were retold.
+    """
 
     name: str
     seed: int
@@ -75,6 +78,7 @@ class Training:
     seconds: float
     tokens_per_second: float
     events: tuple[str, ...] = ()
+    texts: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import click
 
 from specialists.errors import BadInput
 
-from .options import AMONG, BASE, HYPERPARAMETERS, TEACHER, config_of, notice, say
+from .options import AMONG, BASE, HYPERPARAMETERS, RETELL, TEACHER, config_of, notice, say
 
 
 @click.command()
@@ -21,6 +21,7 @@ from .options import AMONG, BASE, HYPERPARAMETERS, TEACHER, config_of, notice, s
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder of the run.")
 @click.option("--examples", type=click.IntRange(1), default=100, show_default=True, help="Training examples.")
 @AMONG
+@RETELL
 @click.option(
     "--problems",
     type=click.IntRange(1),
@@ -84,7 +85,7 @@ def run(
     from .pipeline import Pipeline
     from .plan import Plan
 
-    names = ("examples", "among", "problems", "dev", "checks", "n", "seeds", "teacher", "base")
+    names = ("examples", "among", "retell", "problems", "dev", "checks", "n", "seeds", "teacher", "base")
     plan = Plan(
         domain,
         **{name: given.pop(name) for name in names},

@@ -75,7 +75,7 @@ def result(run: Pipeline) -> Result:
         learning=tuple(
             _point(run, job, outcomes)
             for job in run.jobs()
-            if job.data == run.data("examples") and job.size is None
+            if job.data == run.data("examples") and job.size is None and job.steps
         ),
         sizes=tuple(
             _point(run, job, outcomes) for job in run.jobs() if job.size or job.name.startswith("specialist")
@@ -182,7 +182,10 @@ def write_cards(run: Pipeline, found: Result) -> None:
             specialist=card.ref,
             base=found.base,
             errors=quote(outcomes),
-            training={"examples": facts["examples"], "minutes": round(facts["seconds"] / 60, 1)},
+            training={
+                "examples": facts.get("problems", facts["examples"]),
+                "minutes": round(facts["seconds"] / 60, 1),
+            },
             environment=found.environment,
         )
         write_card(folder, replace(card, report=report.to_dict()))
@@ -194,7 +197,7 @@ def _training(run: Pipeline, job: Job) -> Training:
     return Training(
         job.name,
         config["seed"],
-        facts["examples"],
+        facts.get("problems", facts["examples"]),
         config["epochs"],
         config["lr"],
         config["rank"],
@@ -204,13 +207,13 @@ def _training(run: Pipeline, job: Job) -> Training:
         facts["seconds"],
         facts["tokens_per_second"],
         tuple(facts["events"]),
+        texts=facts["examples"],
     )
 
 
 def _hashes(run: Pipeline) -> dict[str, str]:
     files = {
         "examples": run.data("examples"),
-        "answers-only examples": run.data("answers-only"),
         "no-strategy examples": run.data("no-strategy"),
         "plan": run.folder / "plan.json",
     }

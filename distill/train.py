@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -143,8 +143,8 @@ def train(
     """
     tokenizer = load_tokenizer(base)
     rows = [encode(tokenizer, example, config.max_tokens) for example in examples]
-    facts = train_rows(rows, base, out, config, start, check)
-    return {**facts, "problems": len({example.key for example in examples}), "labels": balance(examples)}
+    about = {"problems": len({example.key for example in examples}), "labels": balance(examples)}
+    return train_rows(rows, base, out, config, start, check, about)
 
 
 def train_rows(
@@ -154,8 +154,12 @@ def train_rows(
     config: TrainConfig,
     start: Path | None = None,
     check: Callable[[Path], Check] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The same from token ids, for examples rendered or masked in another way than `encode` does."""
+    """The same from token ids, for examples rendered or masked in another way than `encode` does.
+
+    about: what else is to be kept among the facts.
+    """
     identity = {
         "config": {**asdict(config), "targets": list(config.targets)},
         "base": base.id,
@@ -209,6 +213,7 @@ def train_rows(
         "events": done.events,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        **(about or {}),
     }
     write_atomic(facts_file, json.dumps(facts).encode())
     (out / CHECKPOINT).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from distill.pipeline import Pipeline
 from distill.plan import ABLATIONS, Plan
 from distill.solve import system_prompt
 from distill.train import TrainConfig
+from registry.card import Card
 from registry.register import register
 from registry.store import Store
 from router.ledger import Ledger
@@ -193,3 +194,22 @@ def test_the_command_line_shows_what_it_would_cost_and_stops(
     assert not (tmp_path / "r").exists()
     bad = run("distill", "run", NAME, "--out", str(tmp_path / "r"), "--curve", "2,x")
     assert bad.exit_code == 2 and "no list of numbers" in bad.output
+
+
+def test_the_solver_tells_every_example_again(plan: Plan, tmp_path: Path) -> None:
+    told = replace(
+        plan, domain="scheduling:half-hour", examples=2, retell=3, n=1, ablations=("answers-only",)
+    )
+    result = Pipeline(told, tmp_path / "run", say=lambda _: None).run()
+    assert [(one.examples, one.texts) for one in result.training] == [(2, 6), (2, 6)]
+    assert "2 in 6 texts" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert result.arms["specialist"].about.endswith("each told 3 ways")
+    card = Card.from_json(
+        (tmp_path / "run" / "train" / "specialist" / "card.json").read_text(encoding="utf-8")
+    )
+    assert card.description.endswith("2 problems, told in 6 texts, of its own solver")
+
+
+def test_a_teacher_cannot_tell_examples_again(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="leave it out"):
+        Pipeline(replace(plan, teacher="claude", retell=2), tmp_path / "run")
