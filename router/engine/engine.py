@@ -17,7 +17,7 @@ from specialists.errors import BadInput
 from .base import Base
 from .cache import Cache, joined, repeated
 from .chat import open_chat
-from .lora import Adapter, Mixer, read_adapter, wrap
+from .lora import Adapter, Mixer, read_adapter, shapes, wrap
 from .model import open_model
 from .packed import can_pack
 
@@ -82,17 +82,14 @@ class Engine:
 
     def add(self, name: str, folder: Path) -> None:
         """Check an adapter whole against the base and keep it under `name`; raises Damaged with every mismatch."""
-        shapes = {
-            module: (layer.base.out_features, layer.base.in_features) for module, layer in self.layers.items()
-        }
-        info = check(folder, shapes)
+        info = check(folder, shapes(self.layers))
         self.adapters[name] = read_adapter(folder, info, self.model.dtype)
-        self._mixer.forget()
+        self._mixer.forget(name)
 
     def remove(self, name: str) -> None:
         """Forget an adapter."""
         self.adapters.pop(name, None)
-        self._mixer.forget()
+        self._mixer.forget(name)
 
     @torch.inference_mode()
     def generate(
@@ -110,7 +107,7 @@ class Engine:
             sorted((self._row(i, r) for i, r in enumerate(requests)), key=lambda row: -len(row.prompt))
         )
         if len(requests) >= PACK_FROM and can_pack(self.model.dtype):
-            for layer in self.layers.values():
+            for layer in dict.fromkeys(self.layers.values()):
                 layer.pack()
         results: dict[int, Generation] = {}
         batch = _Batch(self)

@@ -1,14 +1,18 @@
-"""Many LoRA adapters over one base, mixed in one forward.
+"""Many LoRA adapters over one base, gathered in one forward.
 
-The adapters a batch needs are laid side by side: A [sum of ranks, in], B [out, sum of ranks], so that one product with
-each serves every row, and a mask keeps a row to its own adapter's ranks. A row without adapter keeps none. Two dense
-products a module whatever the mix, where PEFT loops over adapters in Python.
+The adapters a batch needs lie side by side: for every product of the base A [parts * ranks, in] and one B [ranks, out]
+for each linear layer it stands for, so that one product with each serves every row, and a mask keeps a row to its own
+adapter's ranks. A row without adapter keeps none. The work does not depend on the mix, where PEFT loops over adapters
+in Python. Punica and S-LoRA (arXiv:2310.18547, arXiv:2311.03285) gather on a GPU with kernels of their own; on a CPU
+two dense products read the same bytes. A batch of one adapter, such as every prefill, multiplies its own tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -17,9 +21,27 @@ from torch import Tensor, nn
 
 from registry.adapter import WEIGHTS, AdapterInfo
 
-from .packed import multiply, pack
+from .products import Packed, Plain, Product
 
-PACKED_FOR = 64  # rows that packed weights are laid out for: those of a step of a full batch
+# Thin bf16 products cost oneDNN about 30 us each whatever their size, MKL's float32 ones 4 to 20 us; from about this
+# many ranks or rows on the bytes and operations outweigh that (16 rows, 896 inputs, two cores with AMX).
+NARROW_RANKS = 128
+NARROW_ROWS = 64
+WIDTHS = (
+    8,
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+)  # ranks there is room for; beyond, steps of 256
 
 
 @dataclass(frozen=True)
@@ -28,6 +50,16 @@ class Adapter:
 
     a: Mapping[str, Tensor]
     b: Mapping[str, Tensor]
+
+    @property
+    def rank(self) -> int:
+        """The highest rank of its modules."""
+        return max((a.shape[0] for a in self.a.values()), default=0)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the tensors take."""
+        return sum(one.numel() * one.element_size() for side in (self.a, self.b) for one in side.values())
 
 
 def read_adapter(folder: Path, info: AdapterInfo, dtype: torch.dtype) -> Adapter:
@@ -42,95 +74,234 @@ def read_adapter(folder: Path, info: AdapterInfo, dtype: torch.dtype) -> Adapter
 
 @dataclass
 class Mixed:
-    """What one module adds for the batch under way. `mask` [rows, ranks] is None when one adapter serves all rows."""
+    """What one product adds for the batch under way.
+
+    a [parts * ranks, in]; b: for each part its columns of the output and B [ranks, out]; mask [rows, ranks], None when
+    one adapter serves all rows.
+    """
 
     a: Tensor
-    b_t: Tensor
+    b: Sequence[tuple[slice, Tensor]]
     mask: Tensor | None
 
+    @cached_property
+    def narrow(self) -> Mixed:
+        """The same in float32, for few rows."""
+        return Mixed(self.a.float(), [(columns, b.float()) for columns, b in self.b], self.mask)
+
     def add_to(self, y: Tensor, x: Tensor) -> None:
-        """y += B A x for every row's own adapter, in place; x [rows, time, in], y [rows, time, out]."""
-        low = x @ self.a.t()
+        """y += B A x for every row's own adapter, in place; x [rows * time, in], y [rows * time, out]."""
+        if self.mask is None and self.a.dtype != torch.float32 and len(x) <= NARROW_ROWS:
+            return self.narrow.add_to(y, x)
+        low = (x if x.dtype == self.a.dtype else x.to(self.a.dtype)) @ self.a.t()
+        ranks = low.shape[1] // len(self.b)
         if self.mask is not None:
-            low = low * self.mask[:, None, :]
-        y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), self.b_t)
+            mask = (
+                self.mask.repeat_interleave(len(x) // len(self.mask), 0)
+                if len(x) != len(self.mask)
+                else self.mask
+            )
+            low = (low.view(len(x), -1, ranks) * mask[:, None]).view(len(x), -1)
+        for part, (columns, b) in enumerate(self.b):
+            mine = low[:, part * ranks : (part + 1) * ranks]
+            if y.dtype == b.dtype:
+                y[:, columns].addmm_(mine, b)
+            else:
+                y[:, columns] += (mine @ b).to(y.dtype)
 
 
 class MixedLinear(nn.Module):
-    """A frozen linear layer plus what `mixed` adds."""
+    """Frozen linear layers of one input, multiplied as one, plus what `mixed` adds. `names`: the layers' own names."""
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, names: Sequence[str], linears: Sequence[nn.Linear]) -> None:
         super().__init__()
-        self.base = base
-        self.packed: Tensor | None = None
+        self.names = tuple(names)
+        self.shapes = [(one.out_features, one.in_features) for one in linears]
+        ends = [0, *accumulate(out for out, _ in self.shapes)]
+        self.columns = [slice(start, end) for start, end in pairwise(ends)]
+        self.product: Product = Plain(linears)
         self.mixed: Mixed | None = None
 
     def pack(self) -> None:
-        """Keep a copy of the weights in the order oneDNN wants, instead of reordering them in every call."""
-        if self.packed is None:
-            self.packed = pack(self.base.weight, PACKED_FOR)
+        """Keep a copy of the weights that is multiplied faster; without effect the second time."""
+        if isinstance(self.product, Plain):
+            self.product = Packed(self.product)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None or x.numel() // x.shape[-1] > 512:  # long prefills gain nothing from it
-            y = nn.functional.linear(x, self.base.weight, self.base.bias)
-        else:
-            y = multiply(x, self.packed, self.base.bias)
+        """x [..., in] to [..., out], the outputs of the layers one after another."""
+        flat = x.reshape(-1, x.shape[-1])
+        y = self.product(flat)
         if self.mixed is not None:
-            self.mixed.add_to(y, x)
-        return y
+            self.mixed.add_to(y, flat)
+        return y.view(*x.shape[:-1], -1)
+
+
+def shapes(layers: Mapping[str, MixedLinear]) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear layer by name."""
+    return {name: layer.shapes[layer.names.index(name)] for name, layer in layers.items()}
 
 
 def wrap(model: nn.Module) -> dict[str, MixedLinear]:
-    """Put a MixedLinear over every linear layer, the output head included; by module name."""
-    found = {}
+    """Put a MixedLinear over every linear layer, the output head included; by the layers' names.
+
+    A module with `JOINT`, attribute -> names of its linear layers, gets one for those together in that attribute.
+    """
+    found: dict[str, MixedLinear] = {}
+    for path, parent in list(model.named_modules()):
+        joint: Mapping[str, Sequence[str]] = getattr(parent, "JOINT", {})
+        for attribute, children in joint.items():
+            names = [f"{path}.{child}" for child in children]
+            mixed = MixedLinear(names, [parent.get_submodule(child) for child in children])
+            setattr(parent, attribute, mixed)
+            found |= dict.fromkeys(names, mixed)
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear):
-            parent, _, child = name.rpartition(".")
-            found[name] = MixedLinear(module)
-            setattr(model.get_submodule(parent), child, found[name])
+        if isinstance(module, nn.Linear) and name not in found:
+            above, _, child = name.rpartition(".")
+            found[name] = MixedLinear([name], [module])
+            setattr(model.get_submodule(above), child, found[name])
     return found
 
 
+@dataclass
+class _Room:
+    """Adapters side by side for one product: a [parts, width, in], b for each part [width, out]."""
+
+    a: Tensor
+    b: list[Tensor]
+
+
+@dataclass
+class _Laid:
+    """Which ranks are whose, and the tensors in which they lie."""
+
+    width: int = 0
+    dtype: torch.dtype = torch.float32
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> first rank, ranks
+    rooms: dict[int, _Room] = field(default_factory=dict)  # index of a product -> its tensors
+
+    def free(self, ranks: int) -> int | None:
+        """The first of so many ranks in a row that are nobody's; None when there are none."""
+        at = 0
+        for start, taken in sorted(self.places.values()):
+            if start - at >= ranks:
+                return at
+            at = start + taken
+        return at if self.width - at >= ranks else None
+
+
 class Mixer:
-    """Sets every layer for the adapters of a batch; `names` gives each row's adapter, None for the bare base."""
+    """Sets every product for the adapters of a batch, given by each row's adapter, None for the bare base.
+
+    Adapters that leave a batch keep their place until it is needed or most places are unused, so a request that joins
+    or ends moves at most one adapter.
+    """
 
     def __init__(self, layers: Mapping[str, MixedLinear], adapters: Mapping[str, Adapter]) -> None:
-        self.layers = layers
+        self.products = list(dict.fromkeys(layers.values()))
         self.adapters = adapters
-        self._laid: tuple[str, ...] = ()
-        self._side_by_side: dict[str, tuple[Tensor, Tensor, list[tuple[str, int]]]] = {}
+        self._laid = _Laid()
+        self._one: str | None = None  # the adapter that `_mixed_one` was made for
+        self._mixed_one: list[Mixed | None] = []
 
     def set(self, names: Sequence[str | None]) -> None:
-        """Make the next forward treat row i with adapter names[i]."""
-        present = tuple(sorted({name for name in names if name is not None}))
-        if present != self._laid:
-            self._side_by_side = {module: self._lay(module, present) for module in self.layers}
-            self._laid = present
-        uniform = len(set(names)) == 1
-        masks: dict[tuple[tuple[str, int], ...], Tensor] = {}
-        for module, layer in self.layers.items():
-            a, b_t, ranks = self._side_by_side.get(module) or self._lay(module, ())
-            if not ranks:
-                layer.mixed = None
+        """Make the next forwards treat row i with adapter names[i]."""
+        present = sorted({name for name in names if name is not None})
+        if not present:
+            for product in self.products:
+                product.mixed = None
+        elif len(set(names)) == 1:
+            self._set_one(present[0])
+        else:
+            self._set_many(names, present)
+
+    def forget(self, name: str) -> None:
+        """Drop what was laid out for an adapter, because it was replaced or removed."""
+        if self._one == name:
+            self._one, self._mixed_one = None, []
+        self._laid.places.pop(name, None)
+
+    def _set_one(self, name: str) -> None:
+        if self._one != name:
+            self._mixed_one = [_alone(product, self.adapters[name]) for product in self.products]
+            self._one = name
+        for product, mixed in zip(self.products, self._mixed_one, strict=True):
+            product.mixed = mixed
+
+    def _set_many(self, names: Sequence[str | None], present: Sequence[str]) -> None:
+        self._place(present)
+        laid = self._laid
+        mask = torch.zeros(len(names), laid.width, dtype=laid.dtype)
+        for row, name in enumerate(names):
+            if name is not None:
+                start, ranks = laid.places[name]
+                mask[row, start : start + ranks] = 1
+        for index, product in enumerate(self.products):
+            room = laid.rooms.get(index)
+            if room is None:
+                product.mixed = None
                 continue
-            mask = None
-            if not uniform:
-                key = tuple(ranks)
-                if key not in masks:
-                    owners = [name for name, rank in ranks for _ in range(rank)]
-                    rows = [[float(name == owner) for owner in owners] for name in names]
-                    masks[key] = torch.tensor(rows, dtype=a.dtype, device=a.device)
-                mask = masks[key]
-            layer.mixed = Mixed(a, b_t, mask)
+            a = room.a.view(-1, room.a.shape[2])
+            product.mixed = Mixed(a, list(zip(product.columns, room.b, strict=True)), mask)
 
-    def forget(self) -> None:
-        """Drop what was laid out, because an adapter was added, replaced or removed."""
-        self._laid, self._side_by_side = (), {}
+    def _place(self, present: Sequence[str]) -> None:
+        """Give every adapter of a batch a place, moving as few as can be."""
+        laid = self._laid
+        needed = sum(self.adapters[name].rank for name in present)
+        if _width(needed) * 2 < laid.width:
+            laid = self._laid = _Laid()
+        for name in present:
+            if name in laid.places:
+                continue
+            ranks = self.adapters[name].rank
+            start = laid.free(ranks)
+            if start is None:
+                for other in [other for other in laid.places if other not in present]:
+                    del laid.places[other]
+                start = laid.free(ranks)
+            if start is None:
+                laid = self._laid = _Laid(_width(needed), torch.float32)
+                return self._place(present)
+            laid.places[name] = start, ranks
+            self._write(laid, name, start, ranks)
 
-    def _lay(self, module: str, present: Sequence[str]) -> tuple[Tensor, Tensor, list[tuple[str, int]]]:
-        having = [(name, self.adapters[name]) for name in present if module in self.adapters[name].a]
-        if not having:
-            return torch.empty(0), torch.empty(0), []
-        a = torch.cat([adapter.a[module] for _, adapter in having])
-        b_t = torch.cat([adapter.b[module].t() for _, adapter in having])
-        return a, b_t.contiguous(), [(name, adapter.a[module].shape[0]) for name, adapter in having]
+    def _write(self, laid: _Laid, name: str, start: int, ranks: int) -> None:
+        adapter = self.adapters[name]
+        some = next(iter(adapter.a.values()))
+        laid.dtype = torch.float32 if laid.width <= NARROW_RANKS else some.dtype
+        for index, product in enumerate(self.products):
+            room = laid.rooms.get(index)
+            if room is None and not any(module in adapter.a for module in product.names):
+                continue
+            if room is None:
+                inside = product.shapes[0][1]
+                room = laid.rooms[index] = _Room(
+                    torch.zeros(len(product.names), laid.width, inside, dtype=laid.dtype),
+                    [torch.zeros(laid.width, out, dtype=laid.dtype) for out, _ in product.shapes],
+                )
+            for part, module in enumerate(product.names):
+                a, b = room.a[part, start : start + ranks], room.b[part][start : start + ranks]
+                a.zero_(), b.zero_()
+                if module in adapter.a:
+                    own = adapter.a[module].shape[0]
+                    a[:own] = adapter.a[module]
+                    b[:own] = adapter.b[module].t()
+
+
+def _alone(product: MixedLinear, adapter: Adapter) -> Mixed | None:
+    """One adapter's own tensors for a product; None when it leaves that alone."""
+    having = [part for part, module in enumerate(product.names) if module in adapter.a]
+    if not having:
+        return None
+    ranks = max(adapter.a[product.names[part]].shape[0] for part in having)
+    a, b = [], []
+    for part in having:
+        name = product.names[part]
+        missing = ranks - adapter.a[name].shape[0]
+        a.append(nn.functional.pad(adapter.a[name], (0, 0, 0, missing)))
+        b.append((product.columns[part], nn.functional.pad(adapter.b[name], (0, missing)).t()))
+    return Mixed(torch.cat(a), b, None)
+
+
+def _width(ranks: int) -> int:
+    """The room made for so many ranks."""
+    return next((width for width in WIDTHS if width >= ranks), -(-ranks // 256) * 256)

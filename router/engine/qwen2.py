@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,16 @@ class _Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         pass
+
+
+class _Joint:
+    """Linear layers of one input, one after another in the output."""
+
+    def __init__(self, *linears: nn.Linear) -> None:
+        self.linears = linears
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.cat([one(x) for one in self.linears], -1)
 
 
 class _Embedding(nn.Embedding):
@@ -45,6 +55,8 @@ class _Norm(nn.Module):
 
 
 class _Attention(nn.Module):
+    JOINT: ClassVar = {"qkv": ("q_proj", "k_proj", "v_proj")}  # what the engine may multiply as one (lora.py)
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         width, heads, groups = (
@@ -58,13 +70,16 @@ class _Attention(nn.Module):
         self.k_proj = _Linear(width, groups * self.size)
         self.v_proj = _Linear(width, groups * self.size)
         self.o_proj = _Linear(heads * self.size, width, bias=False)
+        self.qkv: _Joint | nn.Module = _Joint(self.q_proj, self.k_proj, self.v_proj)
+        self.sizes = [heads * self.size, groups * self.size, groups * self.size]
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer) -> Tensor:
         rows, time, _ = x.shape
         split = (rows, time, -1, self.size)
-        q = _turned(self.q_proj(x).view(split).transpose(1, 2), turn)
-        k = _turned(self.k_proj(x).view(split).transpose(1, 2), turn)
-        k, v = layer.append(k, self.v_proj(x).view(split).transpose(1, 2))
+        qkv = self.qkv(x).to(turn[0].dtype)  # 8-bit products are wider than what is kept
+        q, k, v = (side.view(split).transpose(1, 2) for side in qkv.split(self.sizes, -1))
+        q = _turned(q, turn)
+        k, v = layer.append(_turned(k, turn), v)
         if time == 1:  # the query heads that share a key head are so many questions to it
             y = scaled_dot_product_attention(q.reshape(rows, self.groups, -1, self.size), k, v, mask)
         else:
@@ -77,14 +92,18 @@ class _Attention(nn.Module):
 
 
 class _Mlp(nn.Module):
+    JOINT: ClassVar = {"gate_up": ("gate_proj", "up_proj")}
+
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.gate_proj = _Linear(width, inner, bias=False)
         self.up_proj = _Linear(width, inner, bias=False)
         self.down_proj = _Linear(inner, width, bias=False)
+        self.gate_up: _Joint | nn.Module = _Joint(self.gate_proj, self.up_proj)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_up(x).chunk(2, -1)
+        out: Tensor = self.down_proj(silu(gate) * up)
         return out
 
 
@@ -141,7 +160,7 @@ class Qwen2(nn.Module):
         x = self.model.embed_tokens(ids)
         positions = (seen.long().cumsum(1) - 1).clamp(min=0)[:, -time:]
         angles = (positions[:, :, None].float() * self.frequencies).repeat(1, 1, 2)[:, None]
-        turn = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        turn = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
         mask = _mask(seen, time)
         for block, layer in zip(self.model.layers, cache, strict=True):
             x = block(x, turn, mask, layer)

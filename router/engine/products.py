@@ -1,0 +1,92 @@
+"""The ways in which a batch is multiplied with frozen weights: as they lie in the file, packed, or in 8 bits.
+
+Decoding reads every weight once a step, so its speed is bytes read: half as many in 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .packed import multiply, pack
+
+PACKED_FOR = 64  # rows that packed weights are laid out for: those of a step of a full batch
+LONG = 512  # rows from which packing gains nothing
+
+
+class Product(Protocol):
+    """One or more linear layers of one input, as one."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [rows, in] to [rows, out], biases added, the layers' outputs one after another; a tensor of its own."""
+        ...
+
+
+class Plain:
+    """The layers' own weights, which may be mapped from a file."""
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self.linears = list(linears)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Product."""
+        found = [nn.functional.linear(x, one.weight, one.bias) for one in self.linears]
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+
+class Packed:
+    """A copy in the order oneDNN wants, instead of reordering in every call. bf16 only."""
+
+    def __init__(self, plain: Plain) -> None:
+        self.plain = plain
+        self.weight = pack(torch.cat([one.weight for one in plain.linears]), PACKED_FOR)
+        self.bias = _bias(plain.linears)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Product."""
+        return self.plain(x) if len(x) > LONG else multiply(x, self.weight, self.bias)
+
+
+class Int8:
+    """Weights in 8 bits with a scale for each output, inputs in 8 bits with a scale for each row; float32 out.
+
+    Symmetric rounding to nearest; products in integers, as in LLM.int8() (Dettmers et al. 2022, arXiv:2208.07339)
+    without its outlier columns.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None) -> None:
+        """weights [out, in] int8 and scales [out] float32 of each layer."""
+        whole = weights[0] if len(weights) == 1 else torch.cat(list(weights))
+        self.weight: Tensor = torch.ops.onednn.qlinear_prepack(whole, None)
+        self.scale = torch.cat(list(scales))
+        self.zero = torch.zeros(len(whole), dtype=torch.int64)
+        self.bias = None if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Product."""
+        x = x.float()
+        scale = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(127)
+        short = (x / scale).round_().to(torch.int8)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            short, 1.0, 0, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        y.mul_(scale)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+def eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight [out, in] as int8 and the scale [out] in float32 of each row."""
+    wide = weight.float()
+    scale = wide.abs().amax(1).clamp(min=1e-12) / 127
+    return (wide / scale[:, None]).round_().to(torch.int8), scale
+
+
+def _bias(linears: Sequence[nn.Linear]) -> Tensor | None:
+    if all(one.bias is None for one in linears):
+        return None
+    return torch.cat(
+        [one.bias if one.bias is not None else one.weight.new_zeros(one.out_features) for one in linears]
+    )
