@@ -37,6 +37,12 @@ class Layer:
         self.keys, self.values = self._buffers[0][:, :, :end], self._buffers[1][:, :, :end]
         return self.keys, self.values
 
+    def cut(self, positions: int) -> None:
+        """Forget the last so many positions."""
+        assert self.keys is not None and self.values is not None
+        end = self.length - positions
+        self.keys, self.values = self.keys[:, :, :end], self.values[:, :, :end]
+
 
 Cache = list[Layer]
 

@@ -26,9 +26,10 @@ class Model(Protocol):
         """A cache that holds nothing yet."""
         ...
 
-    def logits(self, ids: Tensor, seen: Tensor, cache: Cache) -> Tensor:
+    def logits(self, ids: Tensor, seen: Tensor, cache: Cache, last: int = 1) -> Tensor:
         """Scores [rows, vocabulary] of the token after ids [rows, time], which are appended to the cache.
 
+        last: score what follows each of the last so many of ids, [rows, last, vocabulary] when it is more than one.
         seen [rows, positions held and new] is False where there is padding, which no token attends to.
         """
         ...
@@ -50,7 +51,7 @@ class AnyModel(nn.Module):
         """See Model."""
         return [Layer() for _ in range(self.config.num_hidden_layers)]
 
-    def logits(self, ids: Tensor, seen: Tensor, cache: Cache) -> Tensor:
+    def logits(self, ids: Tensor, seen: Tensor, cache: Cache, last: int = 1) -> Tensor:
         """See Model."""
         from .hub_cache import as_transformers
 
@@ -62,7 +63,7 @@ class AnyModel(nn.Module):
             past_key_values=as_transformers(cache),
             use_cache=True,
         ).last_hidden_state
-        out: Tensor = self.lm_head(hidden[:, -1])
+        out: Tensor = self.lm_head(hidden[:, -last:] if last > 1 else hidden[:, -1])
         return out
 
 

@@ -31,6 +31,15 @@ class Plain:
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self.linears = list(linears)
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The biases one after another, zeros where a layer has none; None when none has."""
+        if all(one.bias is None for one in self.linears):
+            return None
+        return torch.cat(
+            [one.weight.new_zeros(one.out_features) if one.bias is None else one.bias for one in self.linears]
+        )
+
     def __call__(self, x: Tensor) -> Tensor:
         """See Product."""
         found = [nn.functional.linear(x, one.weight, one.bias) for one in self.linears]
@@ -43,7 +52,7 @@ class Packed:
     def __init__(self, plain: Plain) -> None:
         self.plain = plain
         self.weight = pack(torch.cat([one.weight for one in plain.linears]), PACKED_FOR)
-        self.bias = _bias(plain.linears)
+        self.bias = plain.bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Product."""
@@ -82,11 +91,3 @@ def eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
     wide = weight.float()
     scale = wide.abs().amax(1).clamp(min=1e-12) / 127
     return (wide / scale[:, None]).round_().to(torch.int8), scale
-
-
-def _bias(linears: Sequence[nn.Linear]) -> Tensor | None:
-    if all(one.bias is None for one in linears):
-        return None
-    return torch.cat(
-        [one.bias if one.bias is not None else one.weight.new_zeros(one.out_features) for one in linears]
-    )

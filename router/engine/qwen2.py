@@ -17,6 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from .cache import Cache, Layer
 
+FEW = 16  # positions of a row up to which keys are shared and not repeated for every query head
+
 
 class _Linear(nn.Linear):
     """Without random values, which are never used and cost a second of imports on the meta device."""
@@ -80,8 +82,12 @@ class _Attention(nn.Module):
         q, k, v = (side.view(split).transpose(1, 2) for side in qkv.split(self.sizes, -1))
         q = _turned(q, turn)
         k, v = layer.append(_turned(k, turn), v)
-        if time == 1:  # the query heads that share a key head are so many questions to it
+        if time == 1 or (time <= FEW and mask is not None):
+            # The query heads that share a key head are so many questions to it.
+            if mask is not None and time > 1:
+                mask = mask.repeat(1, 1, q.shape[1] // self.groups, 1)
             y = scaled_dot_product_attention(q.reshape(rows, self.groups, -1, self.size), k, v, mask)
+            y = y.reshape(rows, -1, time, self.size).transpose(1, 2)
         else:
             shared = q.shape[1] // self.groups
             k, v = (side.repeat_interleave(shared, 1) for side in (k, v))
@@ -151,9 +157,10 @@ class Qwen2(nn.Module):
         """A cache that holds nothing yet."""
         return [Layer() for _ in self.model.layers]
 
-    def logits(self, ids: Tensor, seen: Tensor, cache: Cache) -> Tensor:
+    def logits(self, ids: Tensor, seen: Tensor, cache: Cache, last: int = 1) -> Tensor:
         """Scores [rows, vocabulary] of the token after ids [rows, time], which are appended to the cache.
 
+        last: score what follows each of the last so many of ids, [rows, last, vocabulary] when it is more than one.
         seen [rows, positions held and new] is False where there is padding, which no token attends to.
         """
         time = ids.shape[1]
@@ -164,7 +171,7 @@ class Qwen2(nn.Module):
         mask = _mask(seen, time)
         for block, layer in zip(self.model.layers, cache, strict=True):
             x = block(x, turn, mask, layer)
-        out: Tensor = self.lm_head(self.model.norm(x[:, -1]))
+        out: Tensor = self.lm_head(self.model.norm(x[:, -last:] if last > 1 else x[:, -1]))
         return out
 
 

@@ -1,0 +1,110 @@
+"""The precision that the base is multiplied in, and its 8-bit weights, made once and kept in the cache."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from specialists.errors import BadInput, Unavailable
+from specialists.paths import cache
+
+from .base import Base
+from .lora import MixedLinear
+from .products import Int8, Plain, eight_bits
+from .wheels import bar
+
+PRECISIONS = ("auto", "bf16", "int8")
+
+
+def chosen(precision: str | None, dtype: torch.dtype) -> str:
+    """What a precision comes to for a model opened in `dtype`: "int8", or "bf16" for its weights as they are.
+
+    "auto" is int8 where the processor multiplies 8-bit integers well. Raises BadInput for an unknown one.
+    """
+    asked = precision or "auto"
+    if asked not in PRECISIONS:
+        raise BadInput(f"There is no precision {asked!r}; use {', '.join(PRECISIONS)}.")
+    if asked == "auto":
+        return "int8" if dtype == torch.bfloat16 and can_multiply() else "bf16"
+    if asked == "int8" and not can_multiply():
+        raise BadInput(
+            "This build of torch cannot multiply in 8 bits on this processor; use --precision bf16."
+        )
+    return asked
+
+
+def can_multiply() -> bool:
+    """Whether this build and processor multiply 8-bit integers faster than bf16: those with VNNI, through oneDNN."""
+    ops = torch.ops.onednn
+    return (
+        hasattr(ops, "qlinear_prepack")
+        and hasattr(ops, "qlinear_pointwise")
+        and torch.cpu._is_vnni_supported()
+    )
+
+
+def to_int8(layers: Mapping[str, MixedLinear], base: Base) -> None:
+    """Multiply every layer in 8 bits from now on; its own weights are let go.
+
+    The 8-bit weights are read from the cache, or made and kept there. Raises Unavailable when they cannot be kept.
+    """
+    from safetensors import SafetensorError
+
+    path = cache() / "int8" / f"{base.weights[:32]}.safetensors"
+    products = list(dict.fromkeys(layers.values()))
+    try:
+        _read(path, products)
+    except (OSError, SafetensorError):  # not there yet, or cut short: made from the weights that are there
+        path.unlink(missing_ok=True)
+        _make(path, products)
+        _read(path, products)
+
+
+def _read(path: Path, products: list[MixedLinear]) -> None:
+    from safetensors import safe_open
+
+    made = []
+    with safe_open(path, framework="pt") as file:
+        for product in products:
+            assert isinstance(product.product, Plain)
+            weights = [file.get_tensor(f"{name}.weight") for name in product.names]
+            scales = [file.get_tensor(f"{name}.scale") for name in product.names]
+            made.append(Int8(weights, scales, product.product.bias))
+    for product, eight in zip(products, made, strict=True):
+        product.product = eight
+
+
+def _make(path: Path, products: list[MixedLinear]) -> None:
+    from safetensors.torch import save_file
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if path.exists():
+                return
+            found: dict[str, Tensor] = {}
+            total = sum(out * inside for product in products for out, inside in product.shapes)
+            with bar(total, "Rounding weights to 8 bits", unit="") as progress:
+                for product in products:
+                    assert isinstance(product.product, Plain)
+                    for name, linear in zip(product.names, product.product.linears, strict=True):
+                        found[f"{name}.weight"], found[f"{name}.scale"] = eight_bits(linear.weight)
+                        progress.update(linear.weight.numel())
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
+            os.close(handle)
+            try:
+                save_file(found, temporary)
+                os.replace(temporary, path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise Unavailable(
+            f"Could not write the 8-bit weights to {path.parent} ({error.strerror or error}): make room there, set "
+            "ROUTER_CACHE to a folder elsewhere, or use --precision bf16."
+        ) from error
