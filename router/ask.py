@@ -203,7 +203,7 @@ class Asker:
             return Request(conversation, None, self.max_new_tokens or BASE_TOKENS)
         self._load(version)
         length = self.max_new_tokens or version.card.max_new_tokens
-        return Request(messages(version.prompt_text(), question), version.ref, length)
+        return Request(messages(version.prompt_text(), question), version.ref, length, hints(version.card.name))
 
     def _load(self, version: Version) -> None:
         """Put a version's adapter into the engine, once, when its bytes and its base are right."""
@@ -215,6 +215,15 @@ class Asker:
             verify(version)
             engine.add(version.ref, version.path)
             self._notes[version.ref] = note
+
+
+def hints(name: str) -> tuple[str, ...]:
+    """Worked solutions of an installed domain of that name, which its specialist's answers repeat in parts."""
+    try:
+        domain = load(name)
+    except BadInput:
+        return ()
+    return tuple(domain.worked(task) for task in items(domain, "train", HINTS))
 
 
 def _turns(question: str, history: Turns) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from registry.adapter import WEIGHTS
 from registry.measures import ArmResult, Outcome, Paired
 from registry.report import environment
 from registry.version import sha256
+from router.engine.chat import SlowChat
 from router.saved import Answered, Ask, Generates, Saved, answer, key_of
 from specialists.domain import Task, grade, load
 from specialists.errors import BadInput
@@ -109,22 +110,17 @@ def our_examples(name: str, n: int, test: Sequence[Task]) -> list[Example]:
     )
 
 
-class PlainChat:
+class PlainChat(SlowChat):
     """A tokenizer for prompts that are one text and go in as they are, without a chat template."""
 
     def __init__(self, base: Base, stop: int) -> None:
-        from router.engine.base import load_tokenizer
-
-        self._tokenizer, self.stop = load_tokenizer(base), stop
+        super().__init__(base)
+        self.stop = stop
 
     def prompt_ids(self, given: Sequence[dict[str, str]]) -> list[int]:
+        """See Chat."""
         (only,) = given
-        ids: list[int] = self._tokenizer(only["content"], add_special_tokens=False).input_ids
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return self.encode(only["content"])
 
 
 class Study:

@@ -20,6 +20,10 @@ class Chat(Protocol):
         """Token ids of the messages in the base's own chat template, up to where the answer begins."""
         ...
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         ...
@@ -53,6 +57,11 @@ class FastChat:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode(self, text: str) -> list[int]:
+        """See Chat."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """See Chat."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -69,6 +78,11 @@ class SlowChat:
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """See Chat."""
         text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """See Chat."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids
 

@@ -17,9 +17,11 @@ from specialists.errors import BadInput
 from .base import Base
 from .cache import Cache, joined, repeated
 from .chat import open_chat
+from .lookup import GUESSED, KEPT, Lookup, agreed
 from .lora import Adapter, Mixer, read_adapter, shapes, wrap
 from .model import open_model
 from .packed import can_pack
+from .precision import resolve, to_int8
 
 MAX_BATCH = 64  # rows under way at once
 PREFILL_TOKENS = 4096  # prompt positions, padding included, computed in one forward
@@ -31,11 +33,15 @@ OnToken = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """Chat messages, the adapter to answer with (None: the bare base), and the most tokens to write."""
+    """Chat messages, the adapter to answer with (None: the bare base), and the most tokens to write.
+
+    hints: texts that the answer may repeat in parts, such as worked solutions; they speed it up and change nothing.
+    """
 
     messages: Sequence[dict[str, str]]
     adapter: str | None = None
     max_new_tokens: int = 512
+    hints: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -62,23 +68,32 @@ class _Row:
     limit: int
     started: float = 0.0
     first: float = 0.0
+    hints: Sequence[str] = ()
     written: list[int] = field(default_factory=list)
+    noted: int = -1  # how many of `written` the lookup knows; -1: not even the prompt
     shown: str = ""
     done: bool = False
     truncated: bool = False
 
 
 class Engine:
-    """Answers requests with one base. Not safe for use from several threads at once."""
+    """Answers requests with one base. Not safe for use from several threads at once.
 
-    def __init__(self, base: Base, dtype: str = "bfloat16") -> None:
+    precision: auto, bf16 or int8 (precision.py). Raises BadInput for another.
+    """
+
+    def __init__(self, base: Base, dtype: str = "bfloat16", precision: str = "bf16") -> None:
         self.base = base
+        self.precision = resolve(precision, getattr(torch, dtype))
         self.chat = open_chat(base)
         self.model = open_model(base, dtype)
         self.layers = wrap(self.model)
+        if self.precision == "int8":
+            to_int8(self.layers, base)
         self.adapters: dict[str, Adapter] = {}
         self._mixer = Mixer(self.layers, self.adapters)
         self._stop = self.model.stop | {self.chat.stop}
+        self._lookups: dict[str | None, Lookup] = {}  # what each adapter wrote
 
     def add(self, name: str, folder: Path) -> None:
         """Check an adapter whole against the base and keep it under `name`; raises Damaged with every mismatch."""
@@ -89,6 +104,7 @@ class Engine:
     def remove(self, name: str) -> None:
         """Forget an adapter."""
         self.adapters.pop(name, None)
+        self._lookups.pop(name, None)
         self._mixer.forget(name)
 
     @torch.inference_mode()
@@ -136,7 +152,22 @@ class Engine:
             raise BadInput(
                 f"The question has {len(prompt)} tokens and the base reads at most {longest}; shorten it."
             )
-        return _Row(index, request.adapter, prompt, min(request.max_new_tokens, longest - len(prompt)))
+        limit = min(request.max_new_tokens, longest - len(prompt))
+        return _Row(index, request.adapter, prompt, limit, hints=request.hints)
+
+    def _lookup(self, row: _Row) -> Lookup:
+        """What a row's adapter wrote before, up to the row's own last token."""
+        found = self._lookups.get(row.adapter)
+        if found is None or len(found) > KEPT:
+            found = self._lookups[row.adapter] = Lookup(
+                [*self.chat.encode(hint), self.chat.stop] for hint in row.hints
+            )
+        if row.noted < 0:
+            found.extend(row.prompt)
+            row.noted = 0
+        found.extend(row.written[row.noted :])
+        row.noted = len(row.written)
+        return found
 
     def _text(self, row: _Row) -> str:
         return self.chat.decode(row.written)
@@ -242,11 +273,31 @@ class _Batch:
         self._take_tokens(rows, tokens)
 
     def step(self) -> None:
-        """One token more for every row."""
+        """One token more for every row; a row that is alone may get several."""
+        if len(self.rows) == 1:
+            return self._step_alone(self.rows[0])
         ids = torch.tensor([[row.written[-1] if row.written else 0] for row in self.rows])
         self._seen = torch.nn.functional.pad(self._seen, (0, 1), value=True)
         tokens = self._forward(ids, self._seen, self._cache)
         self._take_tokens(self.rows, tokens)
+
+    def _step_alone(self, row: _Row) -> None:
+        """The next tokens of the only row: its guesses as far as the model agrees, and one more (lookup.py)."""
+        room = row.limit - len(row.written)
+        guessed = self.engine._lookup(row).guess(min(GUESSED, room - 1))
+        self._seen = torch.nn.functional.pad(self._seen, (0, 1 + len(guessed)), value=True)
+        ids = torch.tensor([[row.written[-1], *guessed]])
+        scores = self.engine.model.logits(ids, self._seen, self._cache, len(ids[0]))
+        chosen: list[int] = scores.view(len(ids[0]), -1).max(-1).indices.tolist()
+        right = agreed(guessed, chosen)
+        if wrong := len(guessed) - right:
+            self._seen = self._seen[:, :-wrong]
+            for layer in self._cache:
+                layer.cut(wrong)
+        self._changed = [row]
+        for token in chosen[: right + 1]:
+            if not row.done:
+                self.engine._advance(row, token)
 
     def drop_finished(self) -> None:
         """Forget rows that are done, once they are many enough to be worth copying the others' cache."""

@@ -22,7 +22,7 @@ from .wheels import bar
 PRECISIONS = ("auto", "bf16", "int8")
 
 
-def chosen(precision: str | None, dtype: torch.dtype) -> str:
+def resolve(precision: str | None, dtype: torch.dtype) -> str:
     """What a precision comes to for a model opened in `dtype`: "int8", or "bf16" for its weights as they are.
 
     "auto" is int8 where the processor multiplies 8-bit integers well. Raises BadInput for an unknown one.
