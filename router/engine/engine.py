@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from registry.adapter import check
 from specialists.errors import BadInput
 
 from .base import Base
-from .cache import Cache, joined, repeated
+from .batch import Row
 from .chat import open_chat
-from .lookup import GUESSED, KEPT, Lookup, agreed
-from .lora import Adapter, Mixer, read_adapter, shapes, wrap
+from .guesses import Guesses
+from .loop import Cancelled, Loop, Parts
+from .lora import Mixer, shapes, wrap
 from .model import open_model
 from .packed import can_pack
 from .precision import resolve, to_int8
+from .prefix import PREFIX_BYTES, PrefixCache
+from .residency import ADAPTER_BYTES, Residency
+from .stream import Stream
 
 MAX_BATCH = 64  # rows under way at once
 PREFILL_TOKENS = 4096  # prompt positions, padding included, computed in one forward
-SHARE_FROM = 16  # tokens that prompts must have in common to be worth a forward of their own
 PACK_FROM = 8  # requests from which packing the weights (about a second) pays
 
 OnToken = Callable[[int, str], None]
@@ -36,19 +36,24 @@ class Request:
     """Chat messages, the adapter to answer with (None: the bare base), and the most tokens to write.
 
     hints: texts that the answer may repeat in parts, such as worked solutions; they speed it up and change nothing.
+    deadline: seconds from when it is asked; what is written by then is the answer, and there is none when it has not
+    been begun.
     """
 
     messages: Sequence[dict[str, str]]
     adapter: str | None = None
     max_new_tokens: int = 512
     hints: Sequence[str] = ()
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What came of a request. `truncated`: it was cut at max_new_tokens or at the model's longest context.
+    """What came of a request. `truncated`: it was cut at max_new_tokens, at the model's longest context or, `late`,
+    at its deadline.
 
-    seconds and first_token_seconds count from when the request's prompt entered the model.
+    seconds and first_token_seconds count from when the request's prompt entered the model, which was waited_seconds
+    after it was asked.
     """
 
     text: str
@@ -56,33 +61,27 @@ class Generation:
     truncated: bool
     seconds: float
     first_token_seconds: float
-
-
-@dataclass
-class _Row:
-    """A request under way."""
-
-    index: int
-    adapter: str | None
-    prompt: list[int]
-    limit: int
-    started: float = 0.0
-    first: float = 0.0
-    hints: Sequence[str] = ()
-    written: list[int] = field(default_factory=list)
-    noted: int = -1  # how many of `written` the lookup knows; -1: not even the prompt
-    shown: str = ""
-    done: bool = False
-    truncated: bool = False
+    waited_seconds: float = 0.0
+    late: bool = False
 
 
 class Engine:
-    """Answers requests with one base. Not safe for use from several threads at once.
+    """Answers requests with one base.
 
-    precision: auto, bf16 or int8 (precision.py). Raises BadInput for another.
+    precision: auto, bf16 or int8 (precision.py); raises BadInput for another.
+    adapter_bytes: memory for adapters at rest (see Residency); prefix_bytes: for beginnings of prompts (PrefixCache).
+    Adapters may be added and removed from any thread. To generate, use one thread, or a Scheduler, which owns the
+    engine until it is closed.
     """
 
-    def __init__(self, base: Base, dtype: str = "bfloat16", precision: str = "bf16") -> None:
+    def __init__(
+        self,
+        base: Base,
+        dtype: str = "bfloat16",
+        precision: str = "bf16",
+        adapter_bytes: int = ADAPTER_BYTES,
+        prefix_bytes: int = PREFIX_BYTES,
+    ) -> None:
         self.base = base
         self.precision = resolve(precision, getattr(torch, dtype))
         self.chat = open_chat(base)
@@ -90,22 +89,29 @@ class Engine:
         self.layers = wrap(self.model)
         if self.precision == "int8":
             to_int8(self.layers, base)
-        self.adapters: dict[str, Adapter] = {}
-        self._mixer = Mixer(self.layers, self.adapters)
+        self.residency = Residency(shapes(self.layers), self.model.dtype, adapter_bytes)
+        self.prefixes = PrefixCache(prefix_bytes)
+        self._guesses = Guesses(self.chat)
+        self.owner: object | None = None  # the scheduler that generates
+        self._mixer = Mixer(self.layers, self.residency.resident)
         self._stop = self.model.stop | {self.chat.stop}
-        self._lookups: dict[str | None, Lookup] = {}  # what each adapter wrote
 
-    def add(self, name: str, folder: Path) -> None:
-        """Check an adapter whole against the base and keep it under `name`; raises Damaged with every mismatch."""
-        info = check(folder, shapes(self.layers))
-        self.adapters[name] = read_adapter(folder, info, self.model.dtype)
-        self._mixer.forget(name)
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Name -> hash of every adapter that was added."""
+        return self.residency.names
+
+    def add(self, name: str, folder: Path, *, pinned: bool = False) -> None:
+        """Check an adapter whole against the base and keep it under `name`; raises Damaged with every mismatch.
+
+        Of a name that is added again, requests asked from now on get the new weights and those asked before the old.
+        pinned: it stays in memory.
+        """
+        self.residency.add(name, folder, pinned=pinned)
 
     def remove(self, name: str) -> None:
-        """Forget an adapter."""
-        self.adapters.pop(name, None)
-        self._lookups.pop(name, None)
-        self._mixer.forget(name)
+        """Forget an adapter. Requests asked before are still answered with it."""
+        self.residency.remove(name)
 
     @torch.inference_mode()
     def generate(
@@ -117,220 +123,91 @@ class Engine:
         """Answer every request greedily, in the order given. New requests join the batch as others finish.
 
         on_token(index, text) streams whole characters as they are written; on_done(index, generation) is called as each
-        request ends. Raises BadInput for an adapter that was never added or a prompt longer than the context.
+        request ends. Raises BadInput for an adapter that was never added or a prompt longer than the context, and
+        whatever ends a request without an answer.
         """
-        waiting = deque(
-            sorted((self._row(i, r) for i, r in enumerate(requests)), key=lambda row: -len(row.prompt))
-        )
-        if len(requests) >= PACK_FROM and can_pack(self.model.dtype):
+        if self.owner is not None:
+            raise RuntimeError("a scheduler generates with this engine: submit to it, or close it first")
+        loop = self.loop(MAX_BATCH, PREFILL_TOKENS, patient=True)
+        rows = self._rows(requests)
+        for row in sorted(rows, key=lambda row: -len(row.prompt)):
+            loop.waiting.add(row)
+        if len(requests) >= PACK_FROM:
+            self.pack()
+        streams = [Stream(self.chat) for _ in rows]
+        results: dict[int, Generation] = {}
+        try:
+            while len(results) < len(rows):
+                changed = loop.turn()
+                for row in changed:
+                    if row.error:
+                        raise row.error
+                    if on_token and (text := streams[row.index].more(row.written, row.done)):
+                        on_token(row.index, text)
+                    if row.done:
+                        results[row.index] = self._finished(row)
+                        if on_done:
+                            on_done(row.index, results[row.index])
+                if not changed and not loop.under_way:
+                    self.residency.wait_any(row.adapter for row in loop.waiting.rows())
+        finally:
+            loop.abandon(Cancelled("Another request of the same call failed."))
+        return [results[i] for i in range(len(rows))]
+
+    def loop(self, rows: int, chunk: int, patient: bool = False) -> Loop:
+        """A decode loop over this engine; see Loop. One may be used at a time."""
+        parts = Parts(self.model, self._mixer, self.residency, self.prefixes, self._guesses, self._stop)
+        return Loop(parts, rows, chunk, patient)
+
+    def pack(self) -> None:
+        """Keep a copy of the weights that is multiplied faster, where there is such a thing."""
+        if can_pack(self.model.dtype):
             for layer in dict.fromkeys(self.layers.values()):
                 layer.pack()
-        results: dict[int, Generation] = {}
-        batch = _Batch(self)
-        while waiting or batch.rows:
-            if waiting and len(batch.alive) <= MAX_BATCH * 3 // 4:
-                batch.join(_take(waiting, MAX_BATCH - len(batch.alive)))
-            else:
-                batch.step()
-            for row in batch.fresh():
-                self._stream(row, on_token)
-                if row.done:
-                    results[row.index] = self._finished(row)
-                    if on_done:
-                        on_done(row.index, results[row.index])
-            batch.drop_finished()
-        return [results[i] for i in range(len(requests))]
 
-    def _row(self, index: int, request: Request) -> _Row:
-        if request.adapter is not None and request.adapter not in self.adapters:
-            raise BadInput(
-                f"No adapter {request.adapter!r} is loaded; loaded: {', '.join(self.adapters) or 'none'}."
-            )
+    def row(self, request: Request, index: int = 0) -> Row:
+        """A request as the loop takes it, its adapter held until the loop lets it go. Raises BadInput."""
         prompt = self.chat.prompt_ids(request.messages)
         longest = self.model.longest
         if len(prompt) >= longest:
             raise BadInput(
                 f"The question has {len(prompt)} tokens and the base reads at most {longest}; shorten it."
             )
-        limit = min(request.max_new_tokens, longest - len(prompt))
-        return _Row(index, request.adapter, prompt, limit, hints=request.hints)
-
-    def _lookup(self, row: _Row) -> Lookup:
-        """What a row's adapter wrote before, up to the row's own last token."""
-        found = self._lookups.get(row.adapter)
-        if found is None or len(found) > KEPT:
-            found = self._lookups[row.adapter] = Lookup(
-                [*self.chat.encode(hint), self.chat.stop] for hint in row.hints
-            )
-        if row.noted < 0:
-            found.extend(row.prompt)
-            row.noted = 0
-        found.extend(row.written[row.noted :])
-        row.noted = len(row.written)
-        return found
-
-    def _text(self, row: _Row) -> str:
-        return self.chat.decode(row.written)
-
-    def _stream(self, row: _Row, on_token: OnToken | None) -> None:
-        if on_token is None:
-            return
-        text = self._text(row)
-        if not text.endswith("\ufffd") or row.done:  # else a character is still incomplete
-            on_token(row.index, text[len(row.shown) :])
-            row.shown = text
-
-    def _finished(self, row: _Row) -> Generation:
-        return Generation(
-            self._text(row),
-            len(row.written),
-            row.truncated,
-            time.monotonic() - row.started,
-            row.first - row.started,
+        if request.max_new_tokens < 1:
+            raise BadInput(f"max_new_tokens is {request.max_new_tokens}; give at least 1.")
+        key = None if request.adapter is None else self.residency.hold(request.adapter)
+        now = time.monotonic()
+        allowed = getattr(request, "deadline", None)  # these two are options; see router.saved.Ask
+        return Row(
+            prompt,
+            key,
+            min(request.max_new_tokens, longest - len(prompt)),
+            index,
+            submitted=now,
+            deadline=None if allowed is None else now + allowed,
+            hints=getattr(request, "hints", ()),
         )
 
-    def _advance(self, row: _Row, token: int) -> None:
-        """Take one more token into a row."""
-        if not row.first:
-            row.first = time.monotonic()
-        if token in self._stop:
-            row.done = True
-        else:
-            row.written.append(token)
-            row.done = row.truncated = len(row.written) >= row.limit
+    def _rows(self, requests: Sequence[Request]) -> list[Row]:
+        rows: list[Row] = []
+        try:
+            for index, request in enumerate(requests):
+                rows.append(self.row(request, index))
+        except BaseException:
+            for row in rows:
+                if row.adapter is not None:
+                    self.residency.let_go(row.adapter)
+            raise
+        return rows
 
-
-def _take(waiting: deque[_Row], room: int) -> list[_Row]:
-    """The next rows to prefill together: one adapter's, while they fit the room and the prefill."""
-    taken = [waiting.popleft()]
-    while (
-        waiting
-        and len(taken) < room
-        and waiting[0].adapter == taken[0].adapter
-        and (len(taken) + 1) * len(taken[0].prompt) <= PREFILL_TOKENS
-    ):
-        taken.append(waiting.popleft())
-    return taken
-
-
-def _shared(prompts: list[list[int]]) -> int:
-    """How many tokens all prompts begin with, the last of each left out: there must be one to go on from."""
-    low, high = min(prompts), max(prompts)
-    most = min(map(len, prompts)) - 1
-    return next((i for i in range(most) if low[i] != high[i]), most)
-
-
-class _Batch:
-    """Rows decoding together, padded before their own tokens so that all end at the same position."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.rows: list[_Row] = []
-        self._changed: list[_Row] = []
-        self._cache: Cache = []
-        self._seen = torch.zeros(0, 0, dtype=torch.bool)  # [rows, positions]: is there a token
-
-    @property
-    def alive(self) -> list[_Row]:
-        return [row for row in self.rows if not row.done]
-
-    def fresh(self) -> list[_Row]:
-        """The rows that got a token in the last join or step."""
-        return self._changed
-
-    def join(self, rows: list[_Row]) -> None:
-        """Prefill rows, which have one adapter, and put them with the others.
-
-        What all prompts begin with, such as the specialist's own prompt, is computed once.
-        """
+    def _finished(self, row: Row) -> Generation:
         now = time.monotonic()
-        for row in rows:
-            row.started = now
-        model = self.engine.model
-        self.engine._mixer.set([rows[0].adapter])
-        shared = _shared([row.prompt for row in rows]) if len(rows) > 1 else 0
-        cache = model.empty_cache()
-        if shared >= SHARE_FROM:
-            model.logits(
-                torch.tensor([rows[0].prompt[:shared]]), torch.ones(1, shared, dtype=torch.bool), cache
-            )
-            cache = repeated(cache, len(rows))
-        else:
-            shared = 0
-        width = max(len(row.prompt) for row in rows) - shared
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        seen = torch.zeros(len(rows), shared + width, dtype=torch.bool)
-        seen[:, :shared] = True
-        for i, row in enumerate(rows):
-            own = row.prompt[shared:]
-            ids[i, width - len(own) :] = torch.tensor(own)
-            seen[i, shared + width - len(own) :] = True
-        self.engine._mixer.set([row.adapter for row in rows])
-        tokens = self._forward(ids, seen, cache)
-        self._merge(list(range(len(self.rows))), cache, seen)
-        self.rows += rows
-        self._mix()
-        self._take_tokens(rows, tokens)
-
-    def step(self) -> None:
-        """One token more for every row; a row that is alone may get several."""
-        if len(self.rows) == 1:
-            return self._step_alone(self.rows[0])
-        ids = torch.tensor([[row.written[-1] if row.written else 0] for row in self.rows])
-        self._seen = torch.nn.functional.pad(self._seen, (0, 1), value=True)
-        tokens = self._forward(ids, self._seen, self._cache)
-        self._take_tokens(self.rows, tokens)
-
-    def _step_alone(self, row: _Row) -> None:
-        """The next tokens of the only row: its guesses as far as the model agrees, and one more (lookup.py)."""
-        room = row.limit - len(row.written)
-        guessed = self.engine._lookup(row).guess(min(GUESSED, room - 1))
-        self._seen = torch.nn.functional.pad(self._seen, (0, 1 + len(guessed)), value=True)
-        ids = torch.tensor([[row.written[-1], *guessed]])
-        scores = self.engine.model.logits(ids, self._seen, self._cache, len(ids[0]))
-        chosen: list[int] = scores.view(len(ids[0]), -1).max(-1).indices.tolist()
-        right = agreed(guessed, chosen)
-        if wrong := len(guessed) - right:
-            self._seen = self._seen[:, :-wrong]
-            for layer in self._cache:
-                layer.cut(wrong)
-        self._changed = [row]
-        for token in chosen[: right + 1]:
-            if not row.done:
-                self.engine._advance(row, token)
-
-    def drop_finished(self) -> None:
-        """Forget rows that are done, once they are many enough to be worth copying the others' cache."""
-        done = sum(row.done for row in self.rows)
-        if done and (done == len(self.rows) or 8 * done >= len(self.rows)):
-            keep = [i for i, row in enumerate(self.rows) if not row.done]
-            self._merge(keep, None, None)
-            self.rows = [self.rows[i] for i in keep]
-            self._mix()
-
-    def _mix(self) -> None:
-        if self.rows:
-            self.engine._mixer.set([row.adapter for row in self.rows])
-
-    def _merge(self, keep: list[int], cache: Cache | None, seen: Tensor | None) -> None:
-        old = self._seen[torch.tensor(keep, dtype=torch.long)]
-        if not keep and cache is None:
-            self._cache, self._seen = [], torch.zeros(0, 0, dtype=torch.bool)
-            return
-        start = int(old.int().argmax(1).min()) if keep else old.shape[1]
-        old = old[:, start:]
-        width = max(old.shape[1], seen.shape[1] if seen is not None else 0)
-        self._cache = joined(self._cache, keep, cache, start, width)
-        parts = [part for part in (old if keep else None, seen) if part is not None]
-        self._seen = torch.cat([torch.nn.functional.pad(part, (width - part.shape[1], 0)) for part in parts])
-
-    def _forward(self, ids: Tensor, seen: Tensor, cache: Cache) -> list[int]:
-        """The most likely next token of every row."""
-        chosen: list[int] = self.engine.model.logits(ids, seen, cache).max(-1).indices.tolist()
-        return chosen
-
-    def _take_tokens(self, rows: list[_Row], tokens: list[int]) -> None:
-        self._changed = [row for row in rows if not row.done]
-        for row, token in zip(rows, tokens, strict=True):
-            if not row.done:
-                self.engine._advance(row, token)
+        return Generation(
+            self.chat.decode(row.written),
+            len(row.written),
+            row.truncated,
+            now - row.started,
+            (row.first or now) - row.started,
+            row.started - row.submitted,
+            row.late,
+        )

@@ -87,9 +87,7 @@ class _Entry:
             Layer(*(side.clone(memory_format=torch.contiguous_format) for side in _sides(layer)))
             for layer in first(self.cache, tokens)
         ]
-        self.bytes = sum(
-            side.numel() * side.element_size() for layer in self.cache for side in _sides(layer)
-        )
+        self.bytes = sum(side.numel() * side.element_size() for layer in self.cache for side in _sides(layer))
 
 
 class PrefixCache:
@@ -141,7 +139,8 @@ class PrefixCache:
         for place, (prompt, index) in enumerate(mine):
             beside = [other for other, _ in mine[max(0, place - 1) : place] + mine[place + 1 : place + 2]]
             shared = max(  # neighbours in order have most in common
-                (common(prompt, other, min(len(prompt), len(other)) - 1) for other in beside + recent), default=0
+                (common(prompt, other, min(len(prompt), len(other)) - 1) for other in beside + recent),
+                default=0,
             )
             if shared - held[index] >= SHARE_FROM and (best is None or shared < best[1]):
                 best = index, shared
@@ -149,6 +148,8 @@ class PrefixCache:
 
     def note(self, adapter: str | None, prompts: Sequence[Sequence[int]]) -> None:
         """Remember prompts, for later ones to be compared with."""
+        if not self.budget:
+            return
         recent = self._recent.setdefault(adapter, deque(maxlen=RECENT))
         recent.extend(array("q", prompt) for prompt in prompts[-RECENT:])
         self._recent.move_to_end(adapter)

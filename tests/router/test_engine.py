@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from router.engine import engine as module
 from router.engine.base import find_base
 from router.engine.engine import Engine, Generation, Request
+from router.engine.prefix import SHARE_FROM
 from specialists.errors import BadInput, Damaged
 
 QUESTIONS = ["hi", "a somewhat longer question, is it not?", "x", "middling length here", "hi there", "six"]
@@ -70,7 +72,8 @@ def test_a_prompt_computed_once_for_many_changes_no_answer(
     engine.add("one", tiny_adapter("one", scale=0.6))
     system = {"role": "system", "content": "You answer questions of this one kind, step by step."}
     requests = [Request([system, *chat(q)], a, 9) for a in ("one", None) for q in (*QUESTIONS, QUESTIONS[0])]
-    assert module._shared([engine.chat.prompt_ids(r.messages) for r in requests]) >= module.SHARE_FROM
+    prompts = [engine.chat.prompt_ids(r.messages) for r in requests]
+    assert len(os.path.commonprefix(prompts)) >= SHARE_FROM
     said = [generation.text for generation in engine.generate(requests)]
     assert said == [engine.generate([request])[0].text for request in requests]
 
