@@ -76,7 +76,7 @@ def read_adapter(folder: Path, info: AdapterInfo, dtype: torch.dtype) -> Adapter
 class Mixed:
     """What one product adds for the batch under way.
 
-    a [parts * ranks, in]; b: for each part its columns of the output and B [ranks, out]; mask [rows, ranks], None when
+    a [in, parts * ranks]; b: for each part its columns of the output and B [ranks, out]; mask [rows, ranks], None when
     one adapter serves all rows.
     """
 
@@ -93,7 +93,7 @@ class Mixed:
         """y += B A x for every row's own adapter, in place; x [rows * time, in], y [rows * time, out]."""
         if self.mask is None and self.a.dtype != torch.float32 and len(x) <= NARROW_ROWS:
             return self.narrow.add_to(y, x)
-        low = (x if x.dtype == self.a.dtype else x.to(self.a.dtype)) @ self.a.t()
+        low = (x if x.dtype == self.a.dtype else x.to(self.a.dtype)) @ self.a
         ranks = low.shape[1] // len(self.b)
         if self.mask is not None:
             mask = (
@@ -164,7 +164,7 @@ def wrap(model: nn.Module) -> dict[str, MixedLinear]:
 
 @dataclass
 class _Room:
-    """Adapters side by side for one product: a [parts, width, in], b for each part [width, out]."""
+    """Adapters side by side for one product: a [in, parts * width], b for each part [width, out]."""
 
     a: Tensor
     b: list[Tensor]
@@ -240,8 +240,7 @@ class Mixer:
             if room is None:
                 product.mixed = None
                 continue
-            a = room.a.view(-1, room.a.shape[2])
-            product.mixed = Mixed(a, list(zip(product.columns, room.b, strict=True)), mask)
+            product.mixed = Mixed(room.a, list(zip(product.columns, room.b, strict=True)), mask)
 
     def _place(self, present: Sequence[str]) -> None:
         """Give every adapter of a batch a place, moving as few as can be."""
@@ -275,15 +274,16 @@ class Mixer:
             if room is None:
                 inside = product.shapes[0][1]
                 room = laid.rooms[index] = _Room(
-                    torch.zeros(len(product.names), laid.width, inside, dtype=laid.dtype),
+                    torch.zeros(inside, len(product.names) * laid.width, dtype=laid.dtype),
                     [torch.zeros(laid.width, out, dtype=laid.dtype) for out, _ in product.shapes],
                 )
             for part, module in enumerate(product.names):
-                a, b = room.a[part, start : start + ranks], room.b[part][start : start + ranks]
+                first = part * laid.width + start
+                a, b = room.a[:, first : first + ranks], room.b[part][start : start + ranks]
                 a.zero_(), b.zero_()
                 if module in adapter.a:
                     own = adapter.a[module].shape[0]
-                    a[:own] = adapter.a[module]
+                    a[:, :own] = adapter.a[module].t()
                     b[:own] = adapter.b[module].t()
 
 
@@ -298,8 +298,8 @@ def _alone(product: MixedLinear, adapter: Adapter) -> Mixed | None:
         name = product.names[part]
         missing = ranks - adapter.a[name].shape[0]
         a.append(nn.functional.pad(adapter.a[name], (0, 0, 0, missing)))
-        b.append((product.columns[part], nn.functional.pad(adapter.b[name], (0, missing)).t()))
-    return Mixed(torch.cat(a), b, None)
+        b.append((product.columns[part], nn.functional.pad(adapter.b[name], (0, missing)).t().contiguous()))
+    return Mixed(torch.cat(a).t().contiguous(), b, None)
 
 
 def _width(ranks: int) -> int:
