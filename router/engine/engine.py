@@ -145,7 +145,7 @@ class Engine:
                     if on_token and (text := streams[row.index].more(row.written, row.done)):
                         on_token(row.index, text)
                     if row.done:
-                        results[row.index] = self._finished(row)
+                        results[row.index] = self.finished(row)
                         if on_done:
                             on_done(row.index, results[row.index])
                 if not changed and not loop.under_way:
@@ -200,7 +200,8 @@ class Engine:
             raise
         return rows
 
-    def _finished(self, row: Row) -> Generation:
+    def finished(self, row: Row) -> Generation:
+        """What came of a row that is done and has no error."""
         now = time.monotonic()
         return Generation(
             self.chat.decode(row.written),

@@ -98,8 +98,8 @@ def test_streams_every_character_once_and_reports_truncation(engine: Engine) -> 
 
 def test_stops_at_the_end_of_turn(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    finished = engine._finished
-    monkeypatch.setattr(engine, "_finished", lambda row: written.extend(row.written) or finished(row))
+    finished = engine.finished
+    monkeypatch.setattr(engine, "finished", lambda row: written.extend(row.written) or finished(row))
     engine.generate([Request(chat("stop"), None, 6)])
     monkeypatch.setattr(engine, "_stop", {written[2]})
     cut = engine.generate([Request(chat("stop"), None, 6)])[0]

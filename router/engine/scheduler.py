@@ -1,0 +1,253 @@
+"""Requests from any thread, answered together: they join and leave the batch between two steps."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from types import TracebackType
+
+import torch
+
+from specialists.errors import RouterError, Unavailable
+
+from .batch import Row
+from .engine import Engine, Generation, Request
+from .loop import Failed
+from .stream import Stream
+
+QUEUE = 256  # requests that may wait
+ROWS = 64  # requests under way at once
+CHUNK = 512  # positions of prompts computed between two steps: a quarter of a second on two cores
+POLL = 0.05  # seconds after which deadlines are looked at while adapters are read and nothing is under way
+
+Outcome = Generation | RouterError
+OnText = Callable[[str], None]
+OnDone = Callable[[Outcome], None]
+
+log = logging.getLogger(__name__)
+
+
+class Busy(Unavailable):
+    """As many requests wait as may; ask again later."""
+
+
+class Closed(Unavailable):
+    """The scheduler takes no more requests."""
+
+
+class Ticket:
+    """A request that was taken. Iterating gives its text in pieces as they are written, for one reader."""
+
+    def __init__(
+        self,
+        row: Row,
+        stream: Stream,
+        wake: Callable[[], None],
+        on_text: OnText | None,
+        on_done: OnDone | None,
+    ):
+        self._row, self._stream, self._wake = row, stream, wake
+        self._on_text, self._on_done = on_text, on_done
+        self._read = on_text is not None
+        self._pieces: SimpleQueue[str | None] = SimpleQueue()
+        self._ended = threading.Event()
+        self._outcome: Outcome | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, one way or another."""
+        return self._ended.is_set()
+
+    def cancel(self) -> None:
+        """Not wanted any more: its row is free before the next step. Without effect once it has ended."""
+        self._row.cancelled = True
+        self._wake()
+
+    def result(self, timeout: float | None = None) -> Generation:
+        """The answer, waited for at most so many seconds.
+
+        Raises TimeoutError, or why there is none: Cancelled, Late, Failed, or what kept its adapter from being read.
+        """
+        if not self._ended.wait(timeout):
+            raise TimeoutError(f"not answered within {timeout} s")
+        assert self._outcome is not None
+        if isinstance(self._outcome, RouterError):
+            raise self._outcome
+        return self._outcome
+
+    def __iter__(self) -> Iterator[str]:
+        """Raises like `result` after the last piece."""
+        self._read = True
+        while (piece := self._pieces.get()) is not None:
+            yield piece
+        self._pieces.put(None)  # for whoever iterates again
+        self.result()
+
+    def tell(self) -> None:
+        """Give whoever reads what was written since; for the scheduler."""
+        if self._read and (text := self._stream.more(self._row.written, self._row.done)):
+            self._pieces.put(text)
+            if self._on_text is not None:
+                self._on_text(text)
+
+    def end(self, outcome: Outcome) -> None:
+        """Tell everyone how it ended; for the scheduler."""
+        if rest := self._stream.more(self._row.written, True):
+            self._pieces.put(rest)
+        self._outcome = outcome
+        self._pieces.put(None)
+        self._ended.set()
+        if self._on_done is not None:
+            self._on_done(outcome)
+
+
+class Scheduler:
+    """Answers requests on a thread of its own, which has the engine until `close`.
+
+    queue: requests that may wait. rows: requests under way at once. chunk: positions of prompts computed between two
+    steps, so that a long prompt holds the others up no longer than that takes. Specialists take turns: one for which
+    many ask delays another by one row at most, and never takes all places (see Loop). A request is answered by the
+    adapter that had its name when it was submitted, even if that is removed or replaced meanwhile.
+    """
+
+    def __init__(self, engine: Engine, queue: int = QUEUE, rows: int = ROWS, chunk: int = CHUNK) -> None:
+        if engine.owner is not None:
+            raise RuntimeError("this engine has a scheduler already")
+        engine.owner = self
+        engine.residency.on_change = self._notify
+        self.engine, self.queue, self.rows, self.chunk = engine, queue, rows, chunk
+        self._loop = engine.loop(rows, chunk)
+        self._wake = threading.Condition()
+        self._news = False  # whether anything happened since the last turn began
+        self._inbox: list[Row] = []
+        self._tickets: dict[Row, Ticket] = {}
+        self._closing = False
+        self._worker = threading.Thread(target=self._work, name="scheduler", daemon=True)
+        self._worker.start()
+
+    def __enter__(self) -> Scheduler:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(drain=error is None)
+
+    @property
+    def steps(self) -> int:
+        """Forwards so far that gave every row a token."""
+        return self._loop.steps
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not begun."""
+        with self._wake:
+            return sum(not row.started for row in self._tickets)
+
+    @property
+    def under_way(self) -> int:
+        """Requests that are begun and not ended."""
+        with self._wake:
+            return sum(bool(row.started) for row in self._tickets)
+
+    def submit(
+        self, request: Request, on_text: OnText | None = None, on_done: OnDone | None = None
+    ) -> Ticket:
+        """Take a request. Both callbacks are called on the scheduler's thread and should return soon.
+
+        on_text(piece) gets the text as it is written, on_done(outcome) a Generation or a RouterError. Raises Busy when
+        the queue is full, BadInput for a prompt that is too long or an adapter that is not there, Closed after `close`.
+        """
+        self._check_room()
+        row = self.engine.row(request)
+        ticket = Ticket(row, Stream(self.engine.chat), self._notify, on_text, on_done)
+        with self._wake:
+            try:
+                self._check_room()
+            except RouterError:
+                if row.adapter is not None:
+                    self.engine.residency.let_go(row.adapter)
+                raise
+            self._inbox.append(row)
+            self._tickets[row] = ticket
+            self._notify()
+        return ticket
+
+    def close(self, drain: bool = True) -> None:
+        """Take no more requests and end: after all are answered, or with `drain` false after cancelling them."""
+        with self._wake:
+            self._closing = True
+            if not drain:
+                for row in self._tickets:
+                    row.cancelled = True
+            self._notify()
+        if threading.current_thread() is not self._worker:
+            self._worker.join()
+
+    def _check_room(self) -> None:
+        if self._closing:
+            raise Closed("The scheduler is closed and takes no more requests.")
+        if (waiting := self.waiting) >= self.queue:
+            raise Busy(f"{waiting} requests are waiting, as many as may; ask again later.")
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._news = True
+            self._wake.notify_all()
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        while self._await_work():
+            try:
+                changed = self._loop.turn()
+            except Exception as error:  # not a failed forward, which ends its own rows: a fault of ours
+                log.exception("the scheduler failed")
+                changed = self._start_again(error)
+            self._tell(changed)
+            if not changed and not self._loop.under_way:
+                with self._wake:  # all that is left waits for adapters
+                    self._wake.wait_for(lambda: self._news, POLL)
+        self.engine.residency.on_change = lambda: None
+        self.engine.owner = None
+
+    def _await_work(self) -> bool:
+        """Until there is something to do; false when there is not and never will be."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._tickets or self._closing)
+            self._news = False
+            for row in self._inbox:
+                self._loop.waiting.add(row)
+            self._inbox.clear()
+            return bool(self._tickets)
+
+    def _start_again(self, error: Exception) -> list[Row]:
+        """End every row but those that came just now, with what is known of the fault."""
+        failed = Failed(f"The scheduler failed ({type(error).__name__}: {error}); ask again.")
+        steps = self._loop.steps
+        self._loop.abandon(failed)
+        self._loop = self.engine.loop(self.rows, self.chunk)
+        self._loop.steps = steps
+        with self._wake:
+            rows = [row for row in self._tickets if row not in self._inbox]
+        for row in rows:
+            if not row.done:
+                row.done, row.error = True, failed
+        return rows
+
+    def _tell(self, rows: list[Row]) -> None:
+        for row in rows:
+            ticket = self._tickets[row]
+            try:
+                ticket.tell()
+            except Exception:
+                log.warning("a reader of text failed; its request is cancelled", exc_info=True)
+                row.cancelled = True
+            if row.done:
+                with self._wake:
+                    del self._tickets[row]
+                try:
+                    ticket.end(row.error if isinstance(row.error, RouterError) else self.engine.finished(row))
+                except Exception:
+                    log.warning("whoever was told of an outcome failed", exc_info=True)
