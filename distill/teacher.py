@@ -259,7 +259,7 @@ def open_teacher(
     if kind == "local":
         from router.ask import open_engine
 
-        return Local(engine if engine and not rest else open_engine(rest or None), run)
+        return Local(engine if engine and not rest else open_engine(rest or None, "bf16"), run)
     raise BadInput(
         f"There is no teacher {spec!r}; use solver, local[:BASE], claude[:MODEL] or http://HOST/v1#MODEL."
     )

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from registry.store import Store, Version, verify
+from specialists.domain import items, load
 from specialists.errors import BadInput
 from specialists.parsers import PARSERS
 from specialists.prompts import PROMPTS, messages
 
 from .answer import Answer, Status
+from .settings import setting
 
 if TYPE_CHECKING:
     from .claude import Claude
@@ -23,6 +26,7 @@ BASE_TOKENS = 512  # how far the base may write when it answers alone
 CLAUDE_TOKENS = 1024  # how far Claude may write, which includes what it thinks first
 BASE, AUTO = "base", "auto"  # what `specialist` can be besides a name: no specialist, or the one that fits
 CLAUDE = "claude"  # what `fallback` can be besides "base" and "none"
+HINTS = 20  # worked solutions that speed up a specialist whose domain is installed (lookup.py)
 HISTORY = 4  # earlier turns that the base or Claude sees in a conversation
 
 Turns = Sequence[tuple[str, str]]
@@ -75,20 +79,23 @@ def _entry(version: Version) -> Entry:
     return Entry(version.card.name, version.card.version, version.card.exemplars)
 
 
-def open_engine(base: str | None) -> Engine:
-    """The engine over a base (None: the configured or default one), whose weights it fetches if need be."""
+def open_engine(base: str | None, precision: str | None = None) -> Engine:
+    """The engine over a base (None: the configured or default one), whose weights it fetches if need be.
+
+    precision: auto, bf16 or int8; None: the setting `precision`, else auto. Raises BadInput for another.
+    """
     from .engine.base import find_base
     from .engine.engine import Engine
 
-    return Engine(find_base(base))
+    return Engine(find_base(base), precision=precision or setting("precision") or "auto")
 
 
 class Asker:
     """Answers questions, loading the encoder and the base once and only if they are needed.
 
-    base: where the base weights are (see engine.base.find_base). specialist: a name or name@version that
-    answers whatever is asked, "base" for none, "auto" for the one that fits. fallback: "base", "claude" or
-    "none", for questions that fit no specialist. max_new_tokens: in place of what the cards say.
+    base: where the base weights are (see engine.base.find_base). precision: see open_engine. specialist: a name or
+    name@version that answers whatever is asked, "base" for none, "auto" for the one that fits. fallback: "base",
+    "claude" or "none", for questions that fit no specialist. max_new_tokens: in place of what the cards say.
     claude_model, budget (dollars): for that fallback only (see fallback.open_claude).
     """
 
@@ -101,11 +108,12 @@ class Asker:
         store: Store | None = None,
         claude_model: str | None = None,
         budget: float | None = None,
+        precision: str | None = None,
     ) -> None:
         self.store = store or Store()
         self.fallback = fallback
         self.max_new_tokens = max_new_tokens
-        self._base = base
+        self._base, self._precision = base, precision
         self._router: Future[Router] | None = None
         self._engine: Engine | None = None
         self._notes: dict[str, str | None] = {}  # adapter -> note on its base, once it is loaded
@@ -192,7 +200,7 @@ class Asker:
 
     def _open(self) -> Engine:
         if self._engine is None:
-            self._engine = open_engine(self._base)
+            self._engine = open_engine(self._base, self._precision)
         return self._engine
 
     def _request(self, question: str, version: Version | None, history: Turns) -> Request:
@@ -203,7 +211,9 @@ class Asker:
             return Request(conversation, None, self.max_new_tokens or BASE_TOKENS)
         self._load(version)
         length = self.max_new_tokens or version.card.max_new_tokens
-        return Request(messages(version.prompt_text(), question), version.ref, length, hints(version.card.name))
+        return Request(
+            messages(version.prompt_text(), question), version.ref, length, hints(version.card.name)
+        )
 
     def _load(self, version: Version) -> None:
         """Put a version's adapter into the engine, once, when its bytes and its base are right."""
@@ -217,6 +227,7 @@ class Asker:
             self._notes[version.ref] = note
 
 
+@cache
 def hints(name: str) -> tuple[str, ...]:
     """Worked solutions of an installed domain of that name, which its specialist's answers repeat in parts."""
     try:

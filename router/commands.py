@@ -40,6 +40,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 _question = click.argument("question", nargs=-1)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 _base = click.option("--base", metavar="SPEC", help="Base weights: a folder, or a Hub id with @REVISION.")
+_precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "int8"]),
+    help="How weights are multiplied; auto: in 8 bits where the processor can.",
+)
 
 
 def _answering(command: F) -> F:
@@ -72,6 +77,7 @@ def _answering(command: F) -> F:
             help="The most Claude may cost.  [default: 0.05]",
         ),
         _base,
+        _precision,
         click.option(
             "--max-new-tokens", type=COUNT, help="Cut answers there, instead of where the specialist says."
         ),
@@ -254,6 +260,7 @@ def chat(explain: bool, **options: Any) -> None:
 @click.option(
     "--check", is_flag=True, help="Exit with 1 unless every specialist is shown to beat base and shortcuts."
 )
+@_precision
 @_json
 def evaluate(as_json: bool, check: bool, **options: Any) -> int:
     """Measure specialists on fresh test questions.

@@ -24,12 +24,15 @@ from .saved import Saved
 ARMS = ("specialist", "base", "routed")
 
 
-def open_tools(base: str | None = None, store: Store | None = None) -> Tools:
-    """The real engine, store and router; `base` as engine.base.find_base takes it. Loads the base weights."""
+def open_tools(base: str | None = None, store: Store | None = None, precision: str | None = None) -> Tools:
+    """The real engine, store and router; `base` as engine.base.find_base takes it, `precision` as open_engine does.
+
+    Loads the base weights.
+    """
     from .ask import open_engine, open_router
     from .engine.base import compatible
 
-    engine = open_engine(base)
+    engine = open_engine(base, precision)
     found = store or Store()
 
     def check(version: Version) -> None:
@@ -37,6 +40,8 @@ def open_tools(base: str | None = None, store: Store | None = None) -> Tools:
         verify(version)
 
     identity = f"{engine.base.id}@{engine.base.weights[:16]}"
+    if engine.precision != "bf16":
+        identity += f" {engine.precision}"
     return Tools(engine, identity, found, lambda: open_router(found), check)
 
 
@@ -51,12 +56,14 @@ def run(
     progress: bool = True,
     command: str | None = None,
     tools: Tools | None = None,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate domains (unless named, all that have a specialist); returns the JSON object of `router eval`.
 
     seed: another test stream, "test-SEED". questions: a user's own set instead, whole whatever n; a name then
     is the specialist of the lines that name none. adapter: an unregistered adapter folder standing in for the
     specialist of the one domain named. fresh: forget saved answers. command: what the reports say made them.
+    precision: as open_engine takes it.
     Raises BadInput for what cannot be evaluated.
     """
     names = list(dict.fromkeys(names or ()))
@@ -71,7 +78,7 @@ def run(
     if len(names) > 1 and questions:
         raise BadInput("A question file takes one name at most, for its lines without a specialist.")
     rows = read(questions) if questions else None
-    tools = tools or open_tools()
+    tools = tools or open_tools(precision=precision)
     split = KIND if rows else "test" if seed is None else f"test-{seed}"
     evaluation = Evaluation(tools, split, {specialist_of(names[0]): adapter} if adapter else {})
     if rows:

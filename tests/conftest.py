@@ -137,6 +137,7 @@ class FakeEngine:
             source="fake",
             revision=None,
         )
+        self.precision = "bf16"
         self.replies: deque[str | BaseException] = deque()
         self.requests: list[Any] = []
         self.added: dict[str, Path] = {}
@@ -249,7 +250,7 @@ def served(
         exemplars=("Which colours are warm?",),
     )
     store.Store().publish(folder, card)
-    monkeypatch.setattr(ask, "open_engine", lambda base: fake_engine)
+    monkeypatch.setattr(ask, "open_engine", lambda *_: fake_engine)
     monkeypatch.setattr(ask, "open_router", lambda store: FakeRouter())
     return fake_engine
 

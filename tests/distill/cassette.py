@@ -77,7 +77,7 @@ def record(path: Path) -> None:
         os.environ["ROUTER_HOME"] = place
         if path.exists():  # what is asked as before need not be answered again
             load_into_home(path)
-        teacher = Local(open_engine(None), "cassette")
+        teacher = Local(open_engine(None, "bf16"), "cassette")
         asked: set[str] = set()
         get = teacher.kept.get
         teacher.kept.get = lambda request: (asked.add(key_of(request)), get(request))[1]  # type: ignore[method-assign]

@@ -34,7 +34,7 @@ def test_there_is_a_cassette() -> None:
 def test_the_real_base_as_a_teacher() -> None:
     from router.ask import open_engine
 
-    teacher, domain = Local(open_engine(None), "real"), load("scheduling:seeds")
+    teacher, domain = Local(open_engine(None, "bf16"), "real"), load("scheduling:seeds")
     tried = solve(teacher, domain, items(domain, "dev", 3), "", "examples")
     assert all(one.reply.text.strip() and one.reply.ended == "end_turn" for one in tried)
     (note,) = teacher.ask([Prompt("You keep notes.", "Write one note on booking rooms.", 60)], "journal")

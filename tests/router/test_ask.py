@@ -66,7 +66,7 @@ def test_base_cut_short_is_truncated(served: Any) -> None:
 def test_without_fallback_nobody_answers_and_no_base_is_opened(
     served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ask, "open_engine", lambda base: pytest.fail("the base was opened"))
+    monkeypatch.setattr(ask, "open_engine", lambda *_: pytest.fail("the base was opened"))
     asker = Asker(fallback="none")
     asker.prepare()
     found = one(asker, OTHER)

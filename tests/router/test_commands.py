@@ -93,7 +93,7 @@ def test_ask_lines_in_order(run: Run, served: Any) -> None:
 
 @pytest.mark.parametrize("question", ["", "  ", "x" * 50_000])
 def test_ask_refuses_what_is_no_question(question: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.ask.open_engine", lambda base: pytest.fail("the base was opened"))
+    monkeypatch.setattr("router.ask.open_engine", lambda *_: pytest.fail("the base was opened"))
     for command in ("ask", "route"):
         done = run(command, question)
         assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
@@ -158,6 +158,7 @@ def test_eval_passes_its_options_and_checks(
         "questions": Path("q.jsonl"),
         "adapter": None,
         "fresh": False,
+        "precision": None,
         "progress": False,
     }
     done = run("eval", "--check")

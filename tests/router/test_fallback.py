@@ -81,7 +81,7 @@ def test_specialists_go_on_answering_here_for_nothing(server: MessagesServer, se
 
 
 def test_no_base_is_opened_for_claude(server: MessagesServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ask, "open_engine", lambda base: pytest.fail("the base was opened"))
+    monkeypatch.setattr(ask, "open_engine", lambda *_: pytest.fail("the base was opened"))
     asker = Asker(fallback="claude")
     asker.prepare()
     assert one(asker, OTHER).status is Status.HANDED_ON
