@@ -19,16 +19,24 @@ def promote(store: Store, ref: str, channel: str = STABLE, reason: str | None = 
     Raises BadInput when the version was taken back, or is not there.
     """
     version = store.resolve(ref)
-    if version.yanked is not None:
-        raise BadInput(
-            f"{version.ref} was taken back ({version.yanked}); `router registry yank --undo` allows it."
-        )
-    _known(channel)
-    with store.changing(version.card.name) as state:
-        if state.meant(channel) != version.card.version:
-            moved = event("promote", version.card.version, channel=channel, reason=reason)
-            store.note(version.card.name, state, moved)
+    name, number = version.card.name, version.card.version
+    with store.changing(name) as state:
+        if moved := promoted(state, name, number, channel, reason):
+            store.note(name, state, moved)
     return store.resolve(version.ref)
+
+
+def promoted(state: State, name: str, number: str, channel: str, reason: str | None) -> Event | None:
+    """The event that makes a channel mean a version, None when it does. Raises BadInput when it was taken back."""
+    _known(channel)
+    if number in state.yanked:
+        raise BadInput(
+            f"{name}@{number} was taken back ({state.yanked[number]}); "
+            f"`router registry yank {name}@{number} --undo` allows it."
+        )
+    if state.meant(channel) == number:
+        return None
+    return event("promote", number, channel=channel, reason=reason)
 
 
 def rollback(store: Store, name: str, channel: str = STABLE, reason: str | None = None) -> Version:
@@ -56,23 +64,32 @@ def yank(store: Store, ref: str, reason: str) -> Version:
 
     A channel that meant it goes back to what it meant before, or means nothing. Raises BadInput without a reason.
     """
+    version = store.resolve(ref)
+    with store.changing(version.card.name) as state:
+        if taken := taken_back(state, version.card.version, reason):
+            store.note(version.card.name, state, taken)
+    return store.resolve(version.ref)
+
+
+def taken_back(state: State, number: str, reason: str) -> Event | None:
+    """The event that takes a version back, None when it was. Raises BadInput without a reason."""
     if not reason.strip():
         raise BadInput("Say why the version is taken back; those who have it want to know.")
-    version = store.resolve(ref)
-    name, number = version.card.name, version.card.version
-    with store.changing(name) as state:
-        if number not in state.yanked:
-            store.note(name, state, event("yank", number, reason=reason.strip()))
-    return store.resolve(version.ref)
+    return None if number in state.yanked else event("yank", number, reason=reason.strip())
 
 
 def restore(store: Store, ref: str) -> Version:
     """Undo a yank; no channel means the version until it is promoted again."""
     version = store.resolve(ref)
     with store.changing(version.card.name) as state:
-        if version.card.version in state.yanked:
-            store.note(version.card.name, state, event("restore", version.card.version))
+        if given := given_back(state, version.card.version):
+            store.note(version.card.name, state, given)
     return store.resolve(version.ref)
+
+
+def given_back(state: State, number: str) -> Event | None:
+    """The event that undoes a yank, None when the version was not taken back."""
+    return event("restore", number) if number in state.yanked else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ then the tag vX.Y.Z. A version's bytes are what its line in the history says, wh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING
 from specialists.errors import BadInput, Damaged, Unavailable
 
 from .adapter import PICKLES, WEIGHTS
-from .card import PROMPT_FILE, shown, version_key
-from .history import CANDIDATE, CHANNELS, HISTORY, STABLE, Event, State, event, parse, replay, text_of
+from .card import PROMPT_FILE, version_key
+from .history import CANDIDATE, HISTORY, STABLE, Event, State, event, parse, replay, text_of
 from .hub_errors import plainly
 from .hub_files import fetch_weights
+from .hub_refs import is_number, number_of, tag
 from .lora_config import CONFIG
 from .sign import SIGNATURE
 from .version import CARD, MANIFEST, Version, file_names
@@ -35,8 +35,6 @@ FILES = (CONFIG, WEIGHTS, CARD, MANIFEST, PROMPT_FILE, SIGNATURE)  # what is eve
 LIMIT = 500 << 20  # bytes a version may have, unless told otherwise
 ATTEMPTS = 5  # commits tried while others publish to the same repository
 
-_REF = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(.+))?", re.ASCII)
-
 
 @dataclass(frozen=True)
 class Found:
@@ -50,14 +48,6 @@ class Found:
     def commit(self) -> str:
         assert self.info.sha
         return self.info.sha
-
-
-def parse_ref(ref: str) -> tuple[str, str | None]:
-    """Repository and revision of "ORG/NAME[@REVISION]". Raises BadInput for anything else."""
-    match = _REF.fullmatch(ref)
-    if not match or ".." in match[1] or "--" in match[1] or not (match[2] or "x").isprintable():
-        raise BadInput(f"{shown(ref)} is not on the Hub: write ORG/NAME, or ORG/NAME@VERSION.")
-    return match[1], match[2]
 
 
 class Hub:
@@ -80,10 +70,10 @@ class Hub:
         from huggingface_hub.errors import RevisionNotFoundError
 
         with plainly(self.id, revision), ThreadPoolExecutor(1) as pool:
-            likely = pool.submit(self._info, tag(revision)) if revision and _is_number(revision) else None
+            likely = pool.submit(self._info, tag(revision)) if revision and is_number(revision) else None
             head = self._info("main")
             state = replay(self._events(head))
-            number = self._number(revision, state)
+            number = number_of(self.id, revision, state)
             if number is None:
                 return Found(head if revision in (None, "main") else self._info(revision), state)
             try:
@@ -150,6 +140,10 @@ class Hub:
         with plainly(self.id):
             return self._events(self._info("main"))
 
+    def state(self) -> State:
+        """What its history amounts to."""
+        return replay(self.history())
+
     def publish(
         self,
         version: Version,
@@ -198,10 +192,16 @@ class Hub:
         files: Mapping[str, Path | bytes],
         private: bool | None,
     ) -> str | None:
-        """One commit on the head that was read; read again and tried again when somebody else was faster."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-        from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+        """One commit on the head that was read; read again and tried again when somebody else was faster.
 
+        None when there was nothing to do, or when the commit got there and only its answer was lost.
+        """
+        from httpx2 import HTTPError
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        tried: list[Event] = []
+        failed: Exception | None = None
         for _ in range(ATTEMPTS):
             try:
                 head = self._info("main")
@@ -211,10 +211,15 @@ class Hub:
                 self.api.create_repo(self.id, private=private, exist_ok=True)
                 head = self._info("main")
             events = self._events(head)
+            if tried and events[: len(tried)] == tried:
+                return None
+            if failed:
+                raise failed
             new = decide(replay(events))
             if new is None:
                 return None
-            written = {**files, HISTORY: text_of([*events, new]).encode()}
+            tried = [*events, new]
+            written = {**files, HISTORY: text_of(tried).encode()}
             there = {file.rfilename for file in head.siblings or []}
             stale = [name for name in there if _ours(name) and name not in written] if files else []
             adding = [
@@ -226,9 +231,9 @@ class Hub:
                 return self.api.create_commit(
                     self.id, [*adding, *removing], commit_message=message, parent_commit=head.sha
                 ).oid
-            except HfHubHTTPError as error:
-                if error.response.status_code != 412:
-                    raise
+            except (HTTPError, OSError) as error:
+                if getattr(getattr(error, "response", None), "status_code", 0) != 412:
+                    failed = error
         raise Unavailable(
             f"Others keep publishing to {self.id}: {ATTEMPTS} attempts were overtaken; run it again."
         )
@@ -261,38 +266,6 @@ class Hub:
 
     def _file(self, name: str, commit: str) -> Path:
         return Path(self.api.hf_hub_download(self.id, name, revision=commit, cache_dir=self.cache))
-
-    def _number(self, revision: str | None, state: State) -> str | None:
-        """The version that a revision asks for; None when it asks for something else."""
-        if revision in (None, *CHANNELS) and state.published:
-            free = [number for number in state.published if number not in state.yanked]
-            number = state.channels.get(revision or STABLE)
-            if number is None and revision is None and free:
-                number = max(free, key=version_key)
-            if number is None:
-                raise BadInput(
-                    f"{self.id} has no {revision or STABLE} version; give one as {self.id}@VERSION."
-                )
-            return number
-        if revision is None or not _is_number(revision):
-            return None
-        if state.published and revision not in state.published:
-            known = ", ".join(sorted(state.published, key=version_key, reverse=True)[:20])
-            raise BadInput(f"{self.id} has no version {revision}; it has: {known}.")
-        return revision
-
-
-def _is_number(revision: str) -> bool:
-    try:
-        version_key(revision)
-    except BadInput:
-        return False
-    return True
-
-
-def tag(number: str) -> str:
-    """The Hub tag of a version."""
-    return f"v{number}"
 
 
 def search(

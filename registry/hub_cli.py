@@ -89,15 +89,20 @@ def lock(lock: Path) -> None:
 @REASON
 def rollback(name: str, channel: str, reason: str | None) -> None:
     """Go back to the version that a channel meant before."""
-    from .channels import rollback, rolled_back
+    from .channels import rollback
     from .store import Store
 
     if "/" in name:
-        from .hub import Hub, parse_ref
+        from . import hub_channels
+        from .hub import Hub
+        from .hub_refs import parse_ref
 
-        hub = Hub(parse_ref(name)[0])
-        hub.note(f"Roll {channel} back", lambda state: rolled_back(state, name, channel, reason))
-        click.echo(f"router: {name} means {hub.find(channel).version} now.", err=True)
+        id, revision = parse_ref(name)
+        if revision:
+            raise BadInput(f"Give the repository alone, as {id}; what to go back to is in its history.")
+        number = hub_channels.rollback(Hub(id), channel, reason)
+        click.echo(f"{id}@{number}")
+        click.echo(f"router: {id}@{channel} is {number} now.", err=True)
         return
     version = rollback(Store(), name, channel, reason)
     click.echo(version.ref)
@@ -105,7 +110,7 @@ def rollback(name: str, channel: str, reason: str | None) -> None:
 
 
 @registry.command()
-@click.argument("ref", metavar="NAME@VERSION")
+@click.argument("ref", metavar="NAME@VERSION|ORG/NAME@VERSION")
 @click.option("--reason", default="", help="Why; needed to take it back.")
 @click.option("--undo", is_flag=True, help="Let it be chosen again.")
 def yank(ref: str, reason: str, undo: bool) -> None:
@@ -113,8 +118,18 @@ def yank(ref: str, reason: str, undo: bool) -> None:
     from .channels import restore, yank
     from .store import Store
 
-    version = restore(Store(), ref) if undo else yank(Store(), ref, reason)
-    click.echo(f"router: {version.ref} {'may be chosen again' if undo else 'was taken back'}.", err=True)
+    if "/" in ref:
+        from . import hub_channels
+        from .hub import Hub
+        from .hub_refs import parse_ref
+
+        id, revision = parse_ref(ref)
+        hub = Hub(id)
+        number = hub_channels.restore(hub, revision) if undo else hub_channels.yank(hub, revision, reason)
+        taken = f"{id}@{number}"
+    else:
+        taken = (restore(Store(), ref) if undo else yank(Store(), ref, reason)).ref
+    click.echo(f"router: {taken} {'may be chosen again' if undo else 'was taken back'}.", err=True)
 
 
 @registry.command()
@@ -125,7 +140,8 @@ def history(name: str, as_json: bool) -> None:
     from .store import Store
 
     if "/" in name:
-        from .hub import Hub, parse_ref
+        from .hub import Hub
+        from .hub_refs import parse_ref
 
         events = Hub(parse_ref(name)[0]).history()
     else:

@@ -60,6 +60,11 @@ def plainly(id: str, revision: str | None = None, hint: str = "", what: str = "d
                 f"The Hub does not let this token {'read' if what == 'download' else 'write to'} {id}; "
                 "run `hf auth login` with one that may."
             ) from error
+        if what == "change":
+            raise Unavailable(
+                f"The change of {id} stopped ({type(error).__name__}); see whether it got there, with "
+                f"`router registry history {id}`, before you run it again."
+            ) from error
         raise Unavailable(
             f"The {what} of {id} stopped ({type(error).__name__}); run it again, it goes on from there."
         ) from error

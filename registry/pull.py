@@ -11,7 +11,8 @@ from specialists.errors import BadInput, Damaged, Unavailable
 from .adapter import WEIGHTS
 from .card import Card
 from .history import STABLE
-from .hub import LIMIT, Found, Hub, parse_ref
+from .hub import LIMIT, Found, Hub
+from .hub_refs import parse_ref
 from .lock import LOCK, Pin, check_pin, read_lock
 from .register import register
 from .sign import SIGNATURE
@@ -27,13 +28,15 @@ def pull(
     limit: int = LIMIT,
     channel: str = STABLE,
     hub: Hub | None = None,
+    trust: Trust | None = None,
     **plain: Any,
 ) -> Version:
     """The version that ORG/NAME[@VERSION, channel, tag, branch or commit] means, brought into the store.
 
     A version or commit that is here already costs no network. pins: of a lock file, which must agree. limit: bytes that
-    are downloaded at most. plain: name, exemplars, prompt, parser and base of `register`, for a repository with a PEFT
-    adapter and no card. Raises BadInput, Unavailable, or Damaged when anything is not as published, locked or signed.
+    are downloaded at most. trust: whose signatures are asked for, by default those of the store. plain: name,
+    exemplars, prompt, parser and base of `register`, for a repository with a PEFT adapter and no card. Raises BadInput,
+    Unavailable, or Damaged when anything is not as published, locked or signed.
     """
     id, revision = parse_ref(ref)
     here = local(store, id, revision) if revision else None
@@ -47,8 +50,8 @@ def pull(
         folder = hub.fetched(revision) if revision and _is_commit(revision) else None
         if folder is None:
             raise
-        return _add(store, hub, revision or "", folder, None, pins or {}, channel, plain)
-    return _add(store, hub, found.commit, hub.fetch(found, limit), found, pins or {}, channel, plain)
+        return _add(store, hub, revision or "", folder, None, pins or {}, channel, plain, trust)
+    return _add(store, hub, found.commit, hub.fetch(found, limit), found, pins or {}, channel, plain, trust)
 
 
 def add(store: Store, path: Path, **plain: Any) -> Version:
@@ -91,11 +94,13 @@ def _add(
     pins: Mapping[str, Pin],
     channel: str,
     plain: Mapping[str, Any],
+    trust: Trust | None = None,
 ) -> Version:
     """Check what came, and publish it into the store."""
+    trust = trust or Trust(store.home)
     origin = f"{hub.id}@{commit}"
     if not (folder / CARD).exists():
-        if Trust(store.home).required(hub.owner):
+        if trust.required(hub.owner):
             raise Damaged(
                 f"{hub.id} has an adapter and no card, so nothing that a key of {hub.owner} could have signed, and you "
                 "take only what is signed from there: ask its publisher."
@@ -113,7 +118,7 @@ def _add(
         check_pin(card.ref, pins.get(card.ref), Pin(hub.id, commit, sha256(folder / MANIFEST), digests))
     signature = folder / SIGNATURE
     names = [*file_names(card), MANIFEST]
-    Trust(store.home).check(hub.owner, folder, names, signature.read_bytes() if signature.exists() else None)
+    trust.check(hub.owner, folder, names, signature.read_bytes() if signature.exists() else None)
     return store.publish(folder, card, channel=channel, origin=origin)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from registry.hub_cli import CHANNEL, PATH, registry
 from specialists.errors import BadInput, Refused
 
 if TYPE_CHECKING:
+    from registry.history import State
     from registry.store import Store, Version
 
 FORCE = click.option(
@@ -30,8 +32,12 @@ def gate(
     base: str | None,
     examples: Path | None,
     force: str | None,
+    answering: Store | None = None,
 ) -> str | None:
-    """Let a version pass or raise Refused with every reason; what to write into the history."""
+    """Let a version pass or raise Refused with every reason; what to write into the history.
+
+    store: the one whose other specialists must not be harmed; answering: the one that holds both versions, if another.
+    """
     from registry.adapter import check
     from registry.gate import refusals
     from registry.version import verify
@@ -43,7 +49,13 @@ def gate(
     verify(version)
     progress = sys.stderr.isatty()
     evidence = vouch(
-        version, replaces, store, lambda: open_tools(base, store), load_encoder, examples, progress
+        version,
+        replaces,
+        store,
+        lambda: open_tools(base, answering or store),
+        load_encoder,
+        examples,
+        progress,
     )
     found = refusals(version, check(version.path), evidence, replaces.ref if replaces else None)
     if not found:
@@ -82,7 +94,8 @@ def publish(
     force: str | None,
 ) -> None:
     """Put a version on the Hub: one commit, then its tag."""
-    from registry.hub import Hub, parse_ref
+    from registry.hub import Hub
+    from registry.hub_refs import parse_ref
     from registry.model_card import beside
     from registry.sign import SIGNATURE, sign
     from registry.store import Store
@@ -111,24 +124,72 @@ def publish(
 
 
 @registry.command()
-@click.argument("ref", metavar="NAME@VERSION|NAME@candidate")
+@click.argument("ref", metavar="NAME@VERSION|NAME@candidate|ORG/NAME@VERSION")
 @CHANNEL
 @EXAMPLES
 @BASE
 @FORCE
 def promote(ref: str, channel: str, examples: Path | None, base: str | None, force: str | None) -> None:
-    """Make a version the stable one, if it is not worse than the one that is."""
+    """Make a version the stable one, if it is not worse than the one that is: at home, or on the Hub."""
     from registry.channels import promote
     from registry.store import Store
 
     store = Store()
-    version = store.resolve(ref)
-    reason = (
-        gate(store, version, _before(store, version), base, examples, force) if channel == "stable" else None
-    )
-    promoted = promote(store, version.ref, channel, reason)
-    click.echo(promoted.ref)
-    click.echo(f"router: {version.card.name}@{channel} is {promoted.ref} now.", err=True)
+    if "/" in ref:
+        promoted_ref = _promote_on_hub(store, ref, channel, base, examples, force)
+    else:
+        version = store.resolve(ref)
+        before = _before(store, version) if channel == "stable" else None
+        reason = gate(store, version, before, base, examples, force) if channel == "stable" else None
+        promoted_ref = promote(store, version.ref, channel, reason).ref
+    click.echo(promoted_ref)
+    click.echo(f"router: {promoted_ref.partition('@')[0]}@{channel} is {promoted_ref} now.", err=True)
+
+
+def _promote_on_hub(
+    store: Store, ref: str, channel: str, base: str | None, examples: Path | None, force: str | None
+) -> str:
+    """Promote a version of a repository there; what it is compared with is what that channel means there."""
+    from registry.channels import promoted
+    from registry.hub import Hub
+    from registry.hub_channels import promote
+    from registry.hub_refs import parse_ref, published_number
+    from registry.pull import pull
+    from registry.store import Store
+    from registry.trust import Trust
+
+    id, revision = parse_ref(ref)
+    hub = Hub(id)
+    state = hub.state()
+    number = published_number(id, revision, state)
+    if promoted(state, id, number, channel, None) is None:
+        return f"{id}@{number}"
+    reason = None
+    if channel == "stable":
+        with TemporaryDirectory() as folder:  # what is asked for here need not be used here
+            aside = Store(Path(folder), bundled=Path(folder) / "bundled")
+            version, *before = (
+                pull(aside, f"{id}@{one}", hub=hub, trust=Trust(store.home))
+                for one in (number, _before_there(state, number))
+                if one
+            )
+            reason = gate(store, version, before[0] if before else None, base, examples, force, aside)
+    promote(hub, number, channel, reason, state.channels.get(channel))
+    return f"{id}@{number}"
+
+
+def _before_there(state: State, number: str) -> str | None:
+    """As _before, by the history of a repository."""
+    from registry.card import version_key
+
+    if stable := state.channels.get("stable"):
+        return stable
+    lower = [
+        known
+        for known in state.published
+        if known not in state.yanked and version_key(known) < version_key(number)
+    ]
+    return max(lower, key=version_key, default=None)
 
 
 def _before(store: Store, version: Version) -> Version | None:

@@ -13,7 +13,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from registry.card import Card
 from registry.history import Event, event, replay
-from registry.hub import Hub, parse_ref
+from registry.hub import Hub
+from registry.hub_refs import parse_ref
 from registry.lock import pin_of, read_lock, write_lock
 from registry.pull import pull, pull_pin
 from registry.server import HubServer
