@@ -40,9 +40,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 _question = click.argument("question", nargs=-1)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 _base = click.option("--base", metavar="SPEC", help="Base weights: a folder, or a Hub id with @REVISION.")
+_PRECISIONS = click.Choice(["auto", "bf16", "int8"])
 _precision = click.option(
     "--precision",
-    type=click.Choice(["auto", "bf16", "int8"]),
+    type=_PRECISIONS,
     help="How weights are multiplied; auto: in 8 bits where the processor can.",
 )
 
@@ -260,7 +261,10 @@ def chat(explain: bool, **options: Any) -> None:
 @click.option(
     "--check", is_flag=True, help="Exit with 1 unless every specialist is shown to beat base and shortcuts."
 )
-@_precision
+@_base
+@click.option(
+    "--precision", type=_PRECISIONS, default="bf16", show_default=True, help="How weights are multiplied."
+)
 @_json
 def evaluate(as_json: bool, check: bool, **options: Any) -> int:
     """Measure specialists on fresh test questions.

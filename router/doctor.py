@@ -24,6 +24,7 @@ LIBRARIES = ("torch", "transformers", "peft", "sentence-transformers", "huggingf
 MEMORY = 4e9  # bytes; answering peaks below this
 DISK = 2e9  # bytes; unpacking the base takes nearly that
 CPU_FEATURES = ("avx512_bf16", "amx_bf16")
+EIGHT_BITS = "avx512_vnni"  # what torch looks for, see engine/precision.py
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ def _processor() -> Iterator[Finding]:
         flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
         has = [feature for feature in CPU_FEATURES if feature in flags]
         detail = f"{', '.join(has)}: bf16 is fast" if has else "neither of " + ", ".join(CPU_FEATURES)
+        auto = "int8" if EIGHT_BITS in flags else "bf16"
+        detail += f"; {EIGHT_BITS if EIGHT_BITS in flags else f'no {EIGHT_BITS}'}: --precision auto is {auto}"
     except OSError:
         detail = "bf16 features unknown on this system"
     yield Finding("cpu", True, f"{os.cpu_count()} cores, {platform.machine()}, {detail}")

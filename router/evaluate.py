@@ -24,7 +24,7 @@ from .saved import Saved
 ARMS = ("specialist", "base", "routed")
 
 
-def open_tools(base: str | None = None, store: Store | None = None, precision: str | None = None) -> Tools:
+def open_tools(base: str | None = None, store: Store | None = None, precision: str = "bf16") -> Tools:
     """The real engine, store and router; `base` as engine.base.find_base takes it, `precision` as open_engine does.
 
     Loads the base weights.
@@ -56,14 +56,15 @@ def run(
     progress: bool = True,
     command: str | None = None,
     tools: Tools | None = None,
-    precision: str | None = None,
+    base: str | None = None,
+    precision: str = "bf16",
 ) -> dict[str, Any]:
     """Evaluate domains (unless named, all that have a specialist); returns the JSON object of `router eval`.
 
     seed: another test stream, "test-SEED". questions: a user's own set instead, whole whatever n; a name then
     is the specialist of the lines that name none. adapter: an unregistered adapter folder standing in for the
     specialist of the one domain named. fresh: forget saved answers. command: what the reports say made them.
-    precision: as open_engine takes it.
+    base, precision: as open_engine takes them.
     Raises BadInput for what cannot be evaluated.
     """
     names = list(dict.fromkeys(names or ()))
@@ -78,7 +79,7 @@ def run(
     if len(names) > 1 and questions:
         raise BadInput("A question file takes one name at most, for its lines without a specialist.")
     rows = read(questions) if questions else None
-    tools = tools or open_tools(precision=precision)
+    tools = tools or open_tools(base, precision=precision)
     split = KIND if rows else "test" if seed is None else f"test-{seed}"
     evaluation = Evaluation(tools, split, {specialist_of(names[0]): adapter} if adapter else {})
     if rows:
@@ -87,7 +88,7 @@ def run(
         evaluation.add_domain(name, n)
     saved = Saved(cache() / "eval" / f"{split}.jsonl", fresh)
     results = {arm: evaluation.measure(arm, saved, progress) for arm in arms}
-    command = command or _command(names, n, arms, seed, questions, adapter)
+    command = command or _command(names, n, arms, seed, questions, adapter, base, precision)
     reports = evaluation.reports(results, seed=seed, command=command)
     return {"domains": {report.domain: report.to_dict() for report in reports}, "command": command}
 
@@ -107,13 +108,17 @@ def _command(
     seed: int | None,
     questions: Path | None,
     adapter: Path | None,
+    base: str | None,
+    precision: str,
 ) -> str:
     words = ["router", "eval", *names]
     words += ["--questions", str(questions)] if questions else ["-n", str(n)]
     for arm in arms:
         words += ["--arm", arm]
     words += ["--seed", str(seed)] if seed is not None else []
-    return shlex.join(words + (["--adapter", str(adapter)] if adapter else []))
+    words += ["--adapter", str(adapter)] if adapter else []
+    words += ["--base", base] if base else []
+    return shlex.join(words + (["--precision", precision] if precision != "bf16" else []))
 
 
 def shortfalls(result: Mapping[str, Any]) -> list[str]:

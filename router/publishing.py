@@ -14,6 +14,7 @@ from specialists.errors import BadInput, Refused
 
 if TYPE_CHECKING:
     from registry.history import State
+    from registry.hub import Hub
     from registry.store import Store, Version
 
 FORCE = click.option(
@@ -52,7 +53,7 @@ def gate(
         version,
         replaces,
         store,
-        lambda: open_tools(base, answering or store),
+        lambda: open_tools(base, answering or store, precision="bf16"),  # as the reports were measured
         load_encoder,
         examples,
         progress,
@@ -94,7 +95,8 @@ def publish(
     force: str | None,
 ) -> None:
     """Put a version on the Hub: one commit, then its tag."""
-    from registry.hub import Hub
+    from registry.history import State
+    from registry.hub import Hub, has
     from registry.hub_refs import parse_ref
     from registry.model_card import beside
     from registry.sign import SIGNATURE, sign
@@ -104,13 +106,16 @@ def publish(
     id, revision = parse_ref(to)
     if revision:
         raise BadInput(f"Give the repository alone, as {id}; its versions are numbered by their cards.")
-    store = Store()
+    store, hub = Store(), Hub(id)
     version = store.resolve(ref)
     names = [*file_names(version.card), MANIFEST]
     extra = beside(version, id, licence)
     if key:
         extra[SIGNATURE] = sign(version.path, names, key)
-    reason = gate(store, version, _before(store, version), base, examples, force)
+    seen = hub.state() if hub.exists() else State()
+    reason = None
+    if not has(id, version, seen):  # what is there and lacks its tag, say, passed before
+        reason = _gate_on_hub(store, hub, version.card.version, seen, version, base, examples, force)
     if dry_run:
         for name in names:
             click.echo(f"{(version.path / name).stat().st_size:>12,}  {name}")
@@ -118,7 +123,7 @@ def publish(
             click.echo(f"{len(data):>12,}  {name}")
         click.echo(f"router: {version.ref} would be published to {id}; nothing was.", err=True)
         return
-    commit = Hub(id).publish(version, extra, channel, private or None, reason)
+    commit = hub.publish(version, extra, channel, private or None, reason, seen)
     click.echo(f"{id}@{version.card.version} {commit}")
     click.echo(f"router: published {version.ref} to {id}.", err=True)
 
@@ -149,40 +154,64 @@ def promote(ref: str, channel: str, examples: Path | None, base: str | None, for
 def _promote_on_hub(
     store: Store, ref: str, channel: str, base: str | None, examples: Path | None, force: str | None
 ) -> str:
-    """Promote a version of a repository there; what it is compared with is what that channel means there."""
+    """Promote a version of a repository there; what was promoted, as ORG/NAME@VERSION."""
     from registry.channels import promoted
     from registry.hub import Hub
     from registry.hub_channels import promote
     from registry.hub_refs import parse_ref, published_number
-    from registry.pull import pull
-    from registry.store import Store
-    from registry.trust import Trust
 
     id, revision = parse_ref(ref)
     hub = Hub(id)
     state = hub.state()
     number = published_number(id, revision, state)
-    if promoted(state, id, number, channel, None) is None:
-        return f"{id}@{number}"
-    reason = None
-    if channel == "stable":
-        with TemporaryDirectory() as folder:  # what is asked for here need not be used here
-            aside = Store(Path(folder), bundled=Path(folder) / "bundled")
-            version, *before = (
-                pull(aside, f"{id}@{one}", hub=hub, trust=Trust(store.home))
-                for one in (number, _before_there(state, number))
-                if one
-            )
-            reason = gate(store, version, before[0] if before else None, base, examples, force, aside)
-    promote(hub, number, channel, reason, state.channels.get(channel))
+    if promoted(state, id, number, channel, None):
+        stable = channel == "stable"
+        reason = _gate_on_hub(store, hub, number, state, None, base, examples, force) if stable else None
+        promote(hub, number, channel, reason, state.channels.get(channel))
     return f"{id}@{number}"
+
+
+def _gate_on_hub(
+    store: Store,
+    hub: Hub,
+    number: str,
+    state: State,
+    version: Version | None,
+    base: str | None,
+    examples: Path | None,
+    force: str | None,
+) -> str | None:
+    """Gate for a version that is at home, or else in the repository: it must not be worse than the one it replaces.
+
+    That is the one which is stable in the repository, or, where it has none yet, at home.
+    """
+    from registry.pull import pull
+    from registry.store import Store
+    from registry.trust import Trust
+
+    before = _before_there(state, number)
+    with TemporaryDirectory() as folder:  # what is only compared need not be used here
+        aside = Store(Path(folder), bundled=Path(folder) / "bundled")
+
+        def bring(wanted: str) -> Version:
+            return pull(aside, f"{hub.id}@{wanted}", hub=hub, trust=Trust(store.home))
+
+        def copy(known: Version) -> Version:
+            return aside.publish(known.path, known.card)
+
+        new = copy(version) if version else bring(number)
+        replaces = bring(before) if before else None
+        if version and not before and (at_home := _before(store, version)):
+            replaces = copy(at_home)
+        return gate(store, new, replaces, base, examples, force, aside)
 
 
 def _before_there(state: State, number: str) -> str | None:
     """As _before, by the history of a repository."""
     from registry.card import version_key
 
-    if stable := state.channels.get("stable"):
+    stable = state.channels.get("stable")
+    if stable and stable != number:
         return stable
     lower = [
         known

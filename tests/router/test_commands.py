@@ -158,7 +158,8 @@ def test_eval_passes_its_options_and_checks(
         "questions": Path("q.jsonl"),
         "adapter": None,
         "fresh": False,
-        "precision": None,
+        "base": None,
+        "precision": "bf16",
         "progress": False,
     }
     done = run("eval", "--check")

@@ -39,6 +39,11 @@ def test_the_stable_json_of_both_arms(tmp_path: Path) -> None:
     assert "100.0 (83.9–100.0)" in table([Report.from_dict(entry)])
 
 
+def test_the_command_says_what_is_not_the_default(tmp_path: Path) -> None:
+    command = evaluate(tmp_path, base="models/one two", precision="int8")["command"]
+    assert command.endswith("--arm base --base 'models/one two' --precision int8")
+
+
 def test_truncated_unparsed_wrong_and_errored_are_kept_apart(tmp_path: Path) -> None:
     said = {
         0: ("Answer: 100000", False),
