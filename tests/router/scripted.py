@@ -141,9 +141,9 @@ def evaluate(
     engine: FakeEngine | None = None,
     choose: Callable[[str], str | None] = lambda question: "sums",
     check: Callable[[Version], object] = lambda version: None,
-    base: str = "toy@00",
+    identity: str = "toy@00",
     **options: Any,
 ) -> Any:
     store = FakeStore(tmp_path, "sums", "stranger")
-    tools = Tools(engine or FakeEngine(), base, store, lambda: FakeRouter(choose), check)
+    tools = Tools(engine or FakeEngine(), identity, store, lambda: FakeRouter(choose), check)
     return run(**({"names": ["sums"], "n": 20, "progress": False} | options), tools=tools)
