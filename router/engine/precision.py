@@ -72,7 +72,9 @@ def _read(path: Path, products: list[MixedLinear]) -> None:
     made = []
     for product in products:
         assert isinstance(product.product, Plain)
-        with safe_open(path, framework="pt") as file:  # opened each time, so that what was read does not stay mapped
+        with safe_open(
+            path, framework="pt"
+        ) as file:  # opened each time, so that what was read does not stay mapped
             weights = [file.get_tensor(f"{name}.weight") for name in product.names]
             scales = [file.get_tensor(f"{name}.scale") for name in product.names]
         made.append(Int8(weights, scales, product.product.bias))
