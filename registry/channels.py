@@ -39,6 +39,15 @@ def promoted(state: State, name: str, number: str, channel: str, reason: str | N
     return event("promote", number, channel=channel, reason=reason)
 
 
+def still(state: State, name: str, number: str, channel: str, over: str | None) -> None:
+    """Raises BadInput when a channel no longer means the version that a number was compared with."""
+    if (now := state.channels.get(channel)) != over:
+        raise BadInput(
+            f"{name}@{channel} became {now or 'nothing'} meanwhile, and {number} was compared with "
+            f"{over or 'nothing'}; run it again."
+        )
+
+
 def rollback(store: Store, name: str, channel: str = STABLE, reason: str | None = None) -> Version:
     """Make a channel mean what it meant before. Raises BadInput when it meant nothing else that is still there."""
     store.versions(name)  # raises, saying what there is

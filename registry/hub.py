@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from specialists.errors import BadInput, Damaged, Unavailable
 
 from .adapter import PICKLES, WEIGHTS
 from .card import PROMPT_FILE, version_key
+from .channels import still
 from .history import CANDIDATE, HISTORY, STABLE, Event, State, event, parse, replay, text_of
 from .hub_errors import plainly
 from .hub_files import fetch_weights
@@ -135,6 +136,11 @@ class Hub:
                 return None
         return folder if (folder / WEIGHTS).exists() else None
 
+    def exists(self) -> bool:
+        """Whether the Hub has it, for this token."""
+        with plainly(self.id):
+            return self.api.repo_exists(self.id)
+
     def history(self) -> list[Event]:
         """The events of the repository."""
         with plainly(self.id):
@@ -151,26 +157,24 @@ class Hub:
         channel: str = STABLE,
         private: bool | None = None,
         reason: str | None = None,
+        seen: State | None = None,
     ) -> str:
         """Make a version one commit of the repository, with `extra` files beside its own, and tag it; the commit.
 
         What was there of an earlier version only is removed. A version that is there already is left, and tagged if
-        the tag is missing. channel: as in Store.publish. Raises BadInput when the number is taken by other bytes.
+        the tag is missing. channel: as in Store.publish. seen: the state it was compared in. Raises BadInput when the
+        number is taken by other bytes, or it would become stable in place of another than the one in `seen`.
         """
         name, number = version.card.name, version.card.version
         arrival = event("publish", number, manifest=version.manifest, reason=reason)
 
         def add(state: State) -> Event | None:
-            if number not in state.published:
-                return Event(
-                    **{**vars(arrival), "channel": channel if _moves(channel, number, state) else None}
-                )
-            if state.published[number] != version.manifest:
-                raise BadInput(
-                    f"{self.id} has {name}@{number} already, with other bytes, and versions never change: "
-                    "publish under a new number."
-                )
-            return None
+            if has(self.id, version, state):
+                return None
+            into = channel if _moves(channel, number, state) else None
+            if seen and into == STABLE:
+                still(state, self.id, number, into, seen.channels.get(into))
+            return replace(arrival, channel=into)
 
         files: dict[str, Path | bytes] = {
             file: version.path / file for file in (*file_names(version.card), MANIFEST)
@@ -278,6 +282,17 @@ def search(
         return list(
             (api or HfApi()).list_models(filter=LABEL, search=text, author=author, limit=limit, full=True)
         )
+
+
+def has(id: str, version: Version, state: State) -> bool:
+    """Whether a repository in this state has a version. Raises BadInput when its number is taken by other bytes."""
+    number = version.card.version
+    if state.published.get(number, version.manifest) != version.manifest:
+        raise BadInput(
+            f"{id} has {version.ref} already, with other bytes, and versions never change: "
+            "publish under a new number."
+        )
+    return number in state.published
 
 
 def _moves(channel: str, number: str, state: State) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from specialists.errors import BadInput
-
-from .channels import given_back, promoted, rolled_back, taken_back
+from .channels import given_back, promoted, rolled_back, still, taken_back
 from .history import STABLE, Event, State
 from .hub import Hub
 from .hub_refs import published_number
@@ -25,11 +23,8 @@ def promote(
 
     def decide(state: State) -> Event | None:
         new = promoted(state, hub.id, published_number(hub.id, number, state), channel, reason)
-        if new and (now := state.channels.get(channel)) != over:
-            raise BadInput(
-                f"{hub.id}@{channel} became {now or 'nothing'} meanwhile, and {number} was compared with "
-                f"{over or 'nothing'}; run it again."
-            )
+        if new:
+            still(state, hub.id, number, channel, over)
         return new
 
     hub.note(f"Promote {number} to {channel}", decide)

@@ -96,36 +96,93 @@ def test_from_the_hub_and_back_again(
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["register", "acme/nothing"], 5, "The Hub has no model acme/nothing"),
-        (["register", "acme/rooms@9.9.9"], 2, "no version 9.9.9; it has: 1.1.0, 1.0.0"),
-        (["register", "../rooms"], 2, "There is no folder ../rooms"),
-        (["registry", "pull"], 2, "Say which version to pull"),
-        (["registry", "pull", "--all"], 2, "There is no lock file"),
-        (["registry", "pull", "acme/rооms"], 2, "is not on the Hub"),
-        (["registry", "rollback", "scheduling"], 2, "no earlier version"),
-        (["registry", "yank", "scheduling"], 2, "Say why"),
-        (["registry", "history", "nothing"], 2, "There is no specialist 'nothing'"),
-        (["registry", "trust", "acme", "no.pub"], 2, "cannot be read"),
-        (["registry", "serve", "hub2", "--host", "0.0.0.0"], 2, "only with --tokens"),
-    ],
-)
-def test_one_sentence_says_what_to_do(
-    arguments: list[str],
-    code: int,
-    said: str,
-    router: Callable[..., subprocess.CompletedProcess[str]],
-    two: list[str],
+def test_channels_of_a_repository(
+    router: Callable[..., subprocess.CompletedProcess[str]], two: list[str]
 ) -> None:
-    done = router(*arguments)
-    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    """promote, rollback and yank with ORG/NAME change it there; the answer is on stdout, one sentence on stderr."""
+
+    def does(*arguments: str) -> tuple[str, str]:
+        done = router("registry", *arguments, HF_TOKEN="any")
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    assert does("promote", f"{ID}@1.0.0", "--channel", "candidate") == (
+        f"{ID}@1.0.0\n", f"router: {ID}@candidate is {ID}@1.0.0 now.\n",
+    )  # fmt: skip
+    assert does("rollback", ID, "--reason", "wrong on Sundays") == (
+        f"{ID}@1.0.0\n", f"router: {ID}@stable is 1.0.0 now.\n",
+    )  # fmt: skip
+    assert does("yank", f"{ID}@1.1.0", "--reason", "leaks") == ("", f"router: {ID}@1.1.0 was taken back.\n")
+    assert does("pull", ID)[0] == "rooms@1.0.0\n"
+    refused = router("registry", "promote", f"{ID}@1.1.0", "--channel", "candidate", HF_TOKEN="any")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"router: {ID}@1.1.0 was taken back (leaks); `router registry yank {ID}@1.1.0 --undo` allows it.\n"
+    )
+    assert does("yank", f"{ID}@1.1.0", "--undo") == ("", f"router: {ID}@1.1.0 may be chosen again.\n")
+    lines = does("history", ID)[0].splitlines()
+    assert [line.split()[1:5] for line in lines[2:]] == [
+        ["promote", "1.0.0", "->", "candidate"], ["rollback", "1.0.0", "->", "stable"],
+        ["yank", "1.1.0", "leaks"], ["restore", "1.1.0"],
+    ]  # fmt: skip
+    assert "wrong on Sundays" in lines[3]
+
+
+ONE_SENTENCE = [
+    (["register", "acme/nothing"], 5, "The Hub has no model acme/nothing"),
+    (["register", "acme/rooms@9.9.9"], 2, "no version 9.9.9; it has: 1.1.0, 1.0.0"),
+    (["register", "../rooms"], 2, "There is no folder ../rooms"),
+    (["registry", "pull"], 2, "Say which version to pull"),
+    (["registry", "pull", "--all"], 2, "There is no lock file"),
+    (["registry", "pull", "acme/rооms"], 2, "is not on the Hub"),
+    (["registry", "rollback", "scheduling"], 2, "no earlier version"),
+    (["registry", "yank", "scheduling"], 2, "Say why"),
+    (["registry", "promote", "acme/rooms@9.9.9"], 2, "no version 9.9.9; it has: 1.1.0, 1.0.0"),
+    (["registry", "promote", "acme/rooms@main"], 2, "is no published version; `router registry history"),
+    (["registry", "promote", "acme/nothing@1.0.0"], 5, "The Hub has no model acme/nothing"),
+    (["registry", "promote", "acme/../rooms@1.0.0"], 2, "is not on the Hub"),
+    (["registry", "rollback", "acme/rooms", "--channel", "candidate"], 2, "no earlier version"),
+    (["registry", "rollback", "acme/rooms@1.0.0"], 2, "Give the repository alone, as acme/rooms"),
+    (["registry", "rollback", "acme/nothing"], 5, "The Hub has no model acme/nothing"),
+    (["registry", "yank", "acme/rooms@1.0.0"], 2, "Say why"),
+    (["registry", "yank", "acme/rooms@9.9.9", "--reason", "no"], 2, "no version 9.9.9"),
+    (["registry", "yank", "acme/nothing", "--undo"], 5, "The Hub has no model acme/nothing"),
+    (["registry", "history", "nothing"], 2, "There is no specialist 'nothing'"),
+    (["registry", "trust", "acme", "no.pub"], 2, "cannot be read"),
+    (["registry", "serve", "hub2", "--host", "0.0.0.0"], 2, "only with --tokens"),
+]
+
+
+def test_one_sentence_says_what_to_do(
+    router: Callable[..., subprocess.CompletedProcess[str]], two: list[str]
+) -> None:
+    for arguments, code, said in ONE_SENTENCE:
+        done = router(*arguments)
+        assert (done.returncode, done.stdout) == (code, "") and said in done.stderr, (arguments, done)
+        assert done.stderr.startswith("router: ") and done.stderr.count("\n") == 1, (arguments, done)
 
 
 def test_offline_says_so(router: Callable[..., subprocess.CompletedProcess[str]], two: list[str]) -> None:
     done = router("register", ID, HF_HUB_OFFLINE="1")
     assert done.returncode == 5 and "HF_HUB_OFFLINE is set" in done.stderr
+    for command in (["promote", f"{ID}@1.0.0"], ["rollback", ID], ["yank", ID, "--reason", "no"]):
+        done = router("registry", *command, HF_HUB_OFFLINE="1")
+        assert done.returncode == 5 and "HF_HUB_OFFLINE is set" in done.stderr
+
+
+def test_a_token_that_may_not_write(
+    router: Callable[..., subprocess.CompletedProcess[str]], two: list[str], server: HubServer, tmp_path: Path
+) -> None:
+    """The same repositories, behind tokens."""
+    with HubServer(server.api.folder, tokens={"r": "read"}) as guarded:
+        for command in (["rollback", ID], ["yank", ID, "--reason", "no"]):
+            done = router("registry", *command, HF_ENDPOINT=guarded.url, HF_TOKEN="r")
+            assert done.returncode == 5 and f"does not let this token write to {ID}" in done.stderr, (
+                done.stderr
+            )
+        done = router("registry", "rollback", ID, HF_ENDPOINT=guarded.url, HF_TOKEN="wrong")
+        assert done.returncode == 5 and done.stderr.count("\n") == 1, done.stderr
+    assert len(json.loads(router("registry", "history", ID, "--json").stdout)) == 2
 
 
 def test_tokens_of_a_file(tmp_path: Path) -> None:
