@@ -33,7 +33,7 @@ class Staging:
         try:
             self.home.mkdir(parents=True, exist_ok=True)
             with self._lock:
-                for path in self.unfinished():  # only a writer makes these, and there is no other now
+                for path in unfinished(self.home):  # only a writer makes these, and there is no other now
                     shutil.rmtree(path, ignore_errors=True)
                 yield
         except Timeout as error:
@@ -44,10 +44,6 @@ class Staging:
             raise Unavailable(
                 f"Could not write to {self.home} ({error.strerror}); free some space, or make it writable."
             ) from error
-
-    def unfinished(self) -> list[Path]:
-        """The folders of a change under way, or of one that was cut off."""
-        return [path for path in folders(self.home) if path.name.startswith(_PREFIX)]
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
@@ -77,6 +73,11 @@ class Staging:
 
     def _aside(self) -> Path:
         return self.home / f"{_PREFIX}{secrets.token_hex(8)}"
+
+
+def unfinished(home: Path) -> list[Path]:
+    """The folders of a change under way, or of one that was cut off."""
+    return [path for path in folders(home) if path.name.startswith(_PREFIX)]
 
 
 def folders(home: Path) -> list[Path]:

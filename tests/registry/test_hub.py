@@ -87,6 +87,46 @@ def test_what_is_here_costs_no_network(hub: Hub, other: Store, published: Versio
     assert len(server.requests) == before
 
 
+def test_what_is_bundled_too_is_recorded_as_from_the_hub(
+    hub: Hub, published: Version, store: Store, server: HubServer, tmp_path: Path
+) -> None:
+    """So that a lock file can name it, and what is locked is found again without a request."""
+    theirs = Store(tmp_path / "theirs", bundled=store.home)
+    assert theirs.resolve("scheduling").source == "bundled"
+    commit = hub.publish(published, {})
+    version = pull(theirs, f"{ID}@1.0.0", hub=hub)
+    assert (version.source, version.origin, version.channel) == ("local", f"{ID}@{commit}", "stable")
+    assert bytes_of(version) == bytes_of(published)
+    assert [(one.action, one.origin) for one in theirs.histories.read("scheduling")] == [
+        ("publish", f"{ID}@{commit}")
+    ]
+    pin = pin_of(version)
+    assert pin and (pin.repo, pin.commit) == (ID, commit)
+    before = len(server.requests)
+    assert pull_pin(theirs, version.ref, pin, hub=hub) == version == theirs.resolve("scheduling")
+    assert pull(theirs, f"{ID}@1.0.0", {version.ref: pin}, hub=hub) == version
+    assert len(server.requests) == before
+    assert theirs.publish(published.path, published.card) == version  # by hand: nothing new
+    assert [one.ref for one in theirs.versions("scheduling")] == ["scheduling@1.0.0"]
+    theirs.unregister("scheduling")
+    assert theirs.names() == []
+    assert pull(theirs, ID, hub=hub).origin == version.origin  # which leaves the bundled one hidden
+    theirs.unregister("scheduling@1.0.0")
+    assert theirs.names() == []
+
+
+def test_what_was_made_here_is_recorded_as_from_the_hub_once_it_is_pulled(
+    hub: Hub, published: Version, store: Store
+) -> None:
+    commit = hub.publish(published, {})
+    assert published.origin is None and pin_of(published) is None
+    version = pull(store, f"{ID}@1.0.0", hub=hub)
+    assert (version.origin, version.path) == (f"{ID}@{commit}", published.path)
+    history = store.histories.read("scheduling")
+    assert [(one.action, one.origin) for one in history] == [("publish", None), ("publish", version.origin)]
+    assert pull(store, ID, hub=hub) == version and store.histories.read("scheduling") == history
+
+
 def test_an_earlier_download_is_enough_without_a_network(
     hub: Hub, other: Store, published: Version, server: HubServer, tmp_path: Path
 ) -> None:
