@@ -235,10 +235,14 @@ def keygen(path: Path) -> None:
 
 @registry.command()
 @click.argument("owner", required=False)
-@click.argument("key", type=PATH, required=False)
-@click.option("--remove", is_flag=True, help="Forget the keys of this namespace.")
-def trust(owner: str | None, key: Path | None, remove: bool) -> None:
-    """Take from a namespace of the Hub only what this public KEY signed; without arguments, show whom that is."""
+@click.argument("key", metavar="[KEY]", required=False)
+@click.option("--remove", is_flag=True, help="Forget this key, or without one all keys of the namespace.")
+def trust(owner: str | None, key: str | None, remove: bool) -> None:
+    """Take from a namespace of the Hub only what this public KEY signed; without arguments, show whom that is.
+
+    KEY is a file; to forget it, its fingerprint as shown does too.
+    """
+    from .sign import fingerprint
     from .store import Store
     from .trust import Trust
 
@@ -247,16 +251,26 @@ def trust(owner: str | None, key: Path | None, remove: bool) -> None:
         for name, marks in known.all().items():
             click.echo(f"{name}  {', '.join(f'{mark} since {day}' for mark, day in marks)}")
     elif remove:
-        known.remove(owner)
-        click.echo(f"router: keys of {owner} are no longer asked for.", err=True)
+        mark = fingerprint(_read_key(key)) if key and Path(key).is_file() else key
+        known.remove(owner, mark)
+        left = ", ".join(fingerprint(one) for one in known.keys(owner))
+        click.echo(
+            f"router: {f'key {mark}' if mark else 'every key'} of {owner} is forgotten; "
+            f"{f'it may still sign with {left}' if left else 'it need not sign any more'}.",
+            err=True,
+        )
     elif key is None:
         raise BadInput("Give the public key too, such as key.pem.pub.")
     else:
-        try:
-            public = key.read_bytes()
-        except OSError as error:
-            raise BadInput(f"The key {key} cannot be read ({error.strerror}).") from error
-        click.echo(f"router: {owner} must sign with {known.add(owner, public)} from now on.", err=True)
+        mark = known.add(owner, _read_key(key))
+        click.echo(f"router: {owner} must sign with {mark} from now on.", err=True)
+
+
+def _read_key(key: str) -> bytes:
+    try:
+        return Path(key).read_bytes()
+    except OSError as error:
+        raise BadInput(f"The key {key} cannot be read ({error.strerror}).") from error
 
 
 @registry.command()

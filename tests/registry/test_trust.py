@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from registry.hub_cli import trust as trust_command
 from registry.sign import fingerprint, sign
+from registry.store import Store
 from registry.trust import Trust
 from specialists.errors import BadInput, Damaged
 
@@ -76,6 +79,42 @@ def test_trust(
     assert not trust.required("acme") and trust.all() == {}
     with refused(BadInput, "No key of 'acme' is trusted"):
         trust.remove("acme")
+
+
+def test_one_key_of_a_publisher_is_forgotten(
+    keys: Path, ours: bytes, stranger: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`router registry trust ORG KEY --remove`, by file or by fingerprint; the other keys stay."""
+    monkeypatch.setenv("ROUTER_HOME", str(tmp_path))
+    home = Store().home
+
+    def says(*arguments: object) -> str:
+        done = CliRunner().invoke(trust_command, [str(one) for one in arguments])
+        assert done.exit_code == 0, done.exception
+        return done.output
+
+    for mark, name in ((fingerprint(ours), "ours.pub"), (fingerprint(stranger), "stranger.pub")):
+        other = {"ours.pub": stranger, "stranger.pub": ours}[name]
+        for asked in (keys / name, mark):
+            for one in ("ours.pub", "stranger.pub"):
+                says("acme", keys / one)
+            said = says("ACME", asked, "--remove")
+            assert (
+                said
+                == f"router: key {mark} of ACME is forgotten; it may still sign with {fingerprint(other)}.\n"
+            )
+            assert Trust(home).keys("acme") == [other] and fingerprint(other) in says()
+    for unknown in (fingerprint(stranger), keys / "stranger.pub", "nothing.pub"):
+        error = CliRunner().invoke(trust_command, ["acme", str(unknown), "--remove"]).exception
+        assert isinstance(error, BadInput) and "of 'acme' is trusted; `router registry trust` lists" in str(
+            error
+        )
+    assert Trust(home).keys("acme") == [ours]
+    said = says("acme", keys / "ours.pub", "--remove")
+    assert said.endswith("is forgotten; it need not sign any more.\n")
+    says("acme", keys / "ours.pub")
+    says("acme", keys / "stranger.pub")
+    assert "every key of acme is forgotten" in says("acme", "--remove") and says() == ""
 
 
 def test_the_day_a_key_was_first_trusted_stays(tmp_path: Path, ours: bytes) -> None:
