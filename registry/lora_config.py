@@ -18,6 +18,8 @@ from specialists.errors import Damaged
 
 CONFIG = "adapter_config.json"
 
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")  # a branch, tag or commit
+
 # Settings that change the arithmetic beyond x + scale * B(A(x)).
 _UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -42,6 +44,7 @@ class LoraConfig:
     """The part of an adapter_config.json that decides which modules are adapted and how strongly."""
 
     base: str | None
+    revision: str | None  # of the base on the Hub, not of the adapter
     targets: str | list[str]  # a regular expression, or names that end a module's name
     excluded: str | list[str]
     layers: list[int]  # empty: all
@@ -99,6 +102,7 @@ def read_config(folder: Path) -> tuple[LoraConfig | None, list[str]]:
     layers = config.get("layers_to_transform")
     read = LoraConfig(
         base=config.get("base_model_name_or_path"),
+        revision=config.get("revision"),
         targets=config["target_modules"],
         excluded=config.get("exclude_modules") or [],
         layers=[layers] if isinstance(layers, int) else layers or [],
@@ -111,12 +115,12 @@ def read_config(folder: Path) -> tuple[LoraConfig | None, list[str]]:
     return read, faults
 
 
-def configured_base(folder: Path) -> str | None:
-    """The base model an adapter says it is for. Raises Damaged when its configuration cannot be used."""
+def sound_config(folder: Path) -> LoraConfig:
+    """The configuration in a folder. Raises Damaged when it cannot be used."""
     config, faults = read_config(folder)
     if config is None:
         raise Damaged(f"The adapter in {folder} cannot be used: {'; '.join(faults)}.")
-    return config.base
+    return config
 
 
 def _unsupported(config: Mapping[str, Any]) -> Iterator[str]:
@@ -134,6 +138,9 @@ def _bad_values(config: Mapping[str, Any]) -> Iterator[str]:
     """The settings whose values have the wrong type or make no sense, as setting=value."""
     rules: dict[str, Callable[[Any], bool]] = {
         "base_model_name_or_path": lambda value: value is None or isinstance(value, str),
+        "revision": lambda value: (
+            value is None or (isinstance(value, str) and _REVISION.fullmatch(value) is not None)
+        ),
         "target_modules": lambda value: bool(value) and _targets(value),
         "exclude_modules": lambda value: not value or _targets(value),
         "layers_to_transform": lambda value: value is None or all(map(_natural, _as_list(value))),

@@ -9,6 +9,7 @@ import yaml
 
 from .card import Card
 from .hub import LABEL
+from .lora_config import sound_config
 from .version import Version
 
 LIBRARY = "peft"
@@ -31,6 +32,8 @@ def beside(version: Version, repo: str, licence: str = "apache-2.0") -> dict[str
 def readme(version: Version, repo: str, licence: str) -> str:
     """The model card: front matter, what it does, how it was measured, and how to use it, without this package too."""
     card, report = version.card, version.card.report or {}
+    revision = sound_config(version.path).revision
+    at = f', revision="{revision}"' if revision else ""
     front = {
         "base_model": card.base,
         "library_name": LIBRARY,
@@ -47,12 +50,12 @@ def readme(version: Version, repo: str, licence: str) -> str:
         "## Measured",
         *(_measured(report) or ["Nothing was measured of this version."]),
         "## Made",
-        *_made(card),
+        *_made(card, revision),
         "## Use",
         f"```console\n$ router register {repo}@{card.version}\n$ router ask {_quoted(card.exemplars[0])}\n```",
         "With plain PEFT, under the prompt below:",
         f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{card.base}")\n'
+        f'base = AutoModelForCausalLM.from_pretrained("{card.base}"{at})\n'
         f'model = PeftModel.from_pretrained(base, "{repo}", revision="v{card.version}")\n```',
         "## Prompt",
         _fenced(version.prompt_text()),
@@ -101,12 +104,13 @@ def _compared(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{name} ({baseline.get('name', '')})", baseline
 
 
-def _made(card: Card) -> list[str]:
+def _made(card: Card, revision: str | None) -> list[str]:
     lineage = card.lineage
     config = (
         lineage.get("identity", {}).get("config", {}) if isinstance(lineage.get("identity"), dict) else {}
     )
     facts = {
+        "base": f"{card.base} at {revision}" if revision else card.base,
         "base weights (sha256)": card.base_weights,
         "adapter (sha256)": card.adapter,
         "teacher": lineage.get("teacher"),

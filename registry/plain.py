@@ -8,7 +8,7 @@ from specialists.errors import BadInput
 
 from .adapter import WEIGHTS
 from .card import PROMPT_FILE, PROMPT_REF, UNKNOWN, Card
-from .lora_config import configured_base
+from .lora_config import sound_config
 from .version import read_prompt, sha256
 
 FIRST = "1.0.0"
@@ -30,7 +30,7 @@ def card_of_plain(
     missing = [label for label, value in wanted.items() if value is None]
     if name is None or exemplars is None or prompt is None:
         raise BadInput(f"{folder} is an adapter without a card; give also {', '.join(missing)}.")
-    base = base or configured_base(folder)
+    base = base or sound_config(folder).base
     if not base:
         raise BadInput(f"The adapter in {folder} does not say which base it is for; give the base's id too.")
     prompt_file = folder / PROMPT_FILE

@@ -184,6 +184,8 @@ def test_a_target_without_tensors_shows_without_the_base(
         ({"r": True}, "r=True"),
         ({"r": "8"}, "r='8'"),
         ({"lora_alpha": -1}, "lora_alpha=-1"),
+        ({"revision": 7}, "revision=7"),
+        ({"revision": 'main", trust_remote_code=True'}, "revision='main"),
         ({"lora_alpha": math.inf}, "lora_alpha=inf"),
         ({"target_modules": None}, "target_modules=None"),
         ({"target_modules": [""]}, "target_modules=['']"),

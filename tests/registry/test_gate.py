@@ -17,6 +17,8 @@ from registry.measures import Paired
 from registry.model_card import beside
 from registry.store import Store, Version
 
+from .conftest import BASE
+
 
 def arm(accuracy: float, low: float, high: float, **more: Any) -> dict[str, Any]:
     return {
@@ -114,3 +116,17 @@ def test_the_model_card(measured: Callable[..., Version]) -> None:
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/scheduling.yaml"]))
     assert (entry.value, entry.dataset_id) == (95.0, "specialist-router/scheduling")
     assert len(files["exemplars.txt"].decode().splitlines()) == 2
+
+
+def test_the_model_card_says_which_revision_of_the_base(
+    store: Store, make_adapter: Callable[..., Path], make_card: Callable[..., Card], tmp_path: Path
+) -> None:
+    """As the adapter's configuration has it from its training; nothing is made up where it says none."""
+    for number, revision in (("1.0.0", "ea3f2471cf1b"), ("1.1.0", None)):
+        folder = make_adapter(tmp_path / number, revision=revision)
+        text = beside(store.publish(folder, make_card(folder, version=number)), "acme/rooms")[
+            "README.md"
+        ].decode()
+        assert (f'from_pretrained("{BASE}", revision="ea3f2471cf1b")' in text) == bool(revision)
+        assert (f'from_pretrained("{BASE}")' in text) != bool(revision)
+        assert (f"- base: {BASE} at ea3f2471cf1b\n" in text) == bool(revision)

@@ -16,6 +16,8 @@ from registry.history import Event, event, replay
 from registry.hub import Hub
 from registry.hub_refs import parse_ref
 from registry.lock import pin_of, read_lock, write_lock
+from registry.lora_config import sound_config
+from registry.model_card import beside
 from registry.pull import pull, pull_pin
 from registry.server import HubServer
 from registry.sign import SIGNATURE, keygen, sign
@@ -75,6 +77,23 @@ def test_there_and_back(
     assert replay(hub.history()).channels == {"stable": "1.1.0"}
     assert [ref.name for ref in hub.api.list_repo_refs(ID).tags] == ["v1.0.0", "v1.1.0"]
     fsck(server)
+
+
+def test_the_revision_of_the_base_comes_along(
+    hub: Hub, other: Store, store: Store, make_adapter: Callable[..., Path], make_card: Callable[..., Card],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """It is in adapter_config.json since the training, so publishing changes no byte."""
+    folder = make_adapter(tmp_path / "trained", revision="ea3f2471cf1b1f0db85067f1ef93848e38e88c25")
+    version = store.publish(folder, make_card(folder))
+    commit = hub.publish(version, beside(version, ID))
+    came = pull(other, ID, hub=hub)
+    assert bytes_of(came) == bytes_of(version)
+    there = Path(
+        hub.api.hf_hub_download(ID, "adapter_config.json", revision=commit, cache_dir=tmp_path / "c")
+    )
+    assert there.read_bytes() == (folder / "adapter_config.json").read_bytes()
+    assert sound_config(came.path).revision == "ea3f2471cf1b1f0db85067f1ef93848e38e88c25"
 
 
 def test_what_is_here_costs_no_network(hub: Hub, other: Store, published: Version, server: HubServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -153,8 +154,10 @@ def test_peft_alone_loads_it(
     make_card: Callable[..., Card],
     store: Store,
 ) -> None:
-    """`PeftModel.from_pretrained` by id and tag, as the model card says."""
+    """`PeftModel.from_pretrained` by id and tag, as the model card says; the base's revision is no obstacle."""
     folder = tiny_adapter("colours")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"revision": "main"}))
     store.publish(folder, make_card(folder, name="rooms"))
     assert run(PUBLISH, environment, store.home).returncode == 0
     script = f"""
@@ -162,9 +165,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 base = AutoModelForCausalLM.from_pretrained({str(tiny_base)!r})
-print(len(PeftModel.from_pretrained(base, {ID!r}, revision="v1.0.0").peft_config))
+print(PeftModel.from_pretrained(base, {ID!r}, revision="v1.0.0").peft_config["default"].revision)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == "1", done.stderr[-500:]
+    assert done.stdout.strip() == "main", done.stderr[-500:]
