@@ -187,7 +187,6 @@ def llamacpp(setup: Job) -> Answers:
     params.lora_adapters = [_llamacpp_adapter(peer, path) for path in setup["adapters"]]
     params.lora_init_without_apply = True
     server = peer.Server(params)
-    address = f"{server.listening_address}/completion"
 
     def one(job: Job, ids: list[int], index: int | None) -> Job:
         body = {
@@ -198,6 +197,7 @@ def llamacpp(setup: Job) -> Answers:
             "cache_prompt": False,
             "lora": [{"id": i, "scale": float(i == index)} for i in range(len(setup["adapters"]))],
         }
+        address = f"{server.listening_address}/completion"  # the server ends with the last mention of it
         asked = Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
         with urlopen(asked) as response:
             return dict(json.loads(response.read()))
