@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
 
+from registry.server import HubServer
+from registry.server.http import Answer, Request
 from router.engine import base as bases
 from router.engine import wheels
 from router.engine.base import Base, compatible, find_base, load_model, load_tokenizer
 from specialists.errors import BadInput, Damaged
-
-from .hub_server import HubServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -187,7 +190,27 @@ def answers(process: subprocess.Popen[str]) -> list[list[str]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_hub(tiny_base: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    with HubServer(tmp_path / "hub", writable=True) as server:
+        yield server
+
+
+def add(hub: HubServer, id: str, *folders: Path) -> list[str]:
+    """Make each folder's files a commit of a repository, one on top of the other; the commits."""
+    api = HfApi(endpoint=hub.url, token="any")
+    api.create_repo(id)
+    return [
+        api.create_commit(
+            id,
+            [CommitOperationAdd(path.name, str(path)) for path in sorted(folder.iterdir())],
+            commit_message="files",
+        ).oid
+        for folder in folders
+    ]
+
+
+def test_hub(tiny_base: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     old = shutil.copytree(tiny_base, tmp_path / "old")
     (old / "evil.py").write_text("1")
     (old / "pytorch_model.bin").write_bytes(b"pickle")
@@ -195,31 +218,38 @@ def test_hub(tiny_base: Path, tmp_path: Path) -> None:
     data = bytearray((new / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (new / "model.safetensors").write_bytes(data)
-    with HubServer() as hub:
-        first, second = hub.add("org/tiny", old), hub.add("org/tiny", new)
-        hub.add("org/empty", tmp_path / "nothing")
-        hub.add("org/gated", old)
-        hub.gated.add("org/gated")
-        pinned, newest = answers(client(tmp_path, hub.url, f"org/tiny@{first}", "org/tiny"))
-        assert pinned[2:] == [
-            hashlib.sha256((old / "model.safetensors").read_bytes()).hexdigest(),
-            "hub",
-            first,
-        ]
-        assert newest[2:] == [hashlib.sha256(data).hexdigest(), "hub", second]
-        assert not {"evil.py", "pytorch_model.bin"} & {path.name for path in Path(pinned[1]).iterdir()}
-        hub.requests.clear()
-        specs = ["org/tiny", "org/none", "org/tiny@nope", "org/gated", "org/empty"]
-        again, none, revision, gated, empty = answers(client(tmp_path, hub.url, *specs))
-        assert again == newest
-        assert not [path for _, path, _ in hub.requests if "tiny/resolve" in path]  # nothing fetched twice
+    first, second = add(hub, "org/tiny", old, new)
+    add(hub, "org/empty")
+    answer = hub.api.answer
+
+    def gated(request: Request) -> Answer:
+        """As the Hub answers for a repository whose terms were not accepted."""
+        asked = request.path.startswith("/api/models/org/gated")
+        return Answer(b"{}", 403, {"X-Error-Code": "GatedRepo"}) if asked else answer(request)
+
+    monkeypatch.setattr(hub.api, "answer", gated)
+    pinned, newest = answers(client(tmp_path, hub.url, f"org/tiny@{first}", "org/tiny"))
+    assert pinned[2:] == [hashlib.sha256((old / "model.safetensors").read_bytes()).hexdigest(), "hub", first]
+    assert newest[2:] == [hashlib.sha256(data).hexdigest(), "hub", second]
+    assert not {"evil.py", "pytorch_model.bin"} & {path.name for path in Path(pinned[1]).iterdir()}
+    hub.requests.clear()
+    specs = ["org/tiny", "org/none", "org/tiny@nope", "org/gated", "org/empty"]
+    again, none, revision, refused, empty = answers(client(tmp_path, hub.url, *specs))
+    assert again == newest
+    assert hub.requests and not [path for _, path in hub.requests if "tiny/resolve" in path]  # nothing twice
     assert none[0] == "Unavailable" and "has no model org/none" in none[1]
     assert revision[0] == "BadInput" and "no revision 'nope'" in revision[1]
-    assert gated[0] == "Unavailable" and "accept its terms" in gated[1]
+    assert refused[0] == "Unavailable" and "accept its terms" in refused[1]
     assert empty[0] == "BadInput" and "lacks config.json" in empty[1]
     model = load_model(Base(pinned[0], Path(pinned[1]), pinned[2], pinned[3]))
     assert model.config.vocab_size == 264
-    # no network: what is cached opens, the rest is one sentence
+
+
+def test_without_a_network(tiny_base: Path, tmp_path: Path) -> None:
+    """What is cached opens, the rest is one sentence."""
+    with HubServer(tmp_path / "hub", writable=True) as hub:
+        add(hub, "org/tiny", tiny_base)
+        [newest] = answers(client(tmp_path, hub.url, "org/tiny"))
     gone = answers(client(tmp_path, hub.url, "org/tiny", "org/other"))
     offline = answers(client(tmp_path, hub.url, "org/other", HF_HUB_OFFLINE="1"))
     assert gone[0] == newest
@@ -227,28 +257,50 @@ def test_hub(tiny_base: Path, tmp_path: Path) -> None:
     assert offline[0][0] == "Unavailable" and "HF_HUB_OFFLINE is set; connect once" in offline[0][1]
 
 
-def test_a_download_that_is_cut_resumes(tmp_path: Path) -> None:
+def test_a_download_that_is_cut_resumes(
+    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "big"
     folder.mkdir()
     for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
     weights = os.urandom(13 << 20)  # the client writes 10 MiB at a time
     (folder / "model.safetensors").write_bytes(weights)
-    with HubServer() as hub:
-        hub.add("org/big", folder)
-        hub.cut_at, hub.cuts = 12 << 20, 1
-        process = client(tmp_path, hub.url, "org/big")
-        hub.on_cut = lambda: wait_for_part(tmp_path) and process.kill()
-        process.wait(60)
-        assert process.returncode == -signal.SIGKILL
-        hub.requests.clear()
-        [found] = answers(client(tmp_path, hub.url, "org/big"))
-        assert found[2] == hashlib.sha256(weights).hexdigest()
-        assert (Path(found[1]) / "model.safetensors").read_bytes() == weights
-        ranges = [
-            r for method, path, r in hub.requests if method == "GET" and path.endswith("model.safetensors")
-        ]
-        assert ranges == [f"bytes={10 << 20}-"]
+    add(hub, "org/big", folder)
+    answer, ranges = hub.api.answer, []
+
+    def cut_once(request: Request) -> Answer:
+        """The first answer with the weights ends after 12 MiB, when the client is killed."""
+        made = answer(request)
+        if made.file and request.method == "GET" and request.path.endswith("model.safetensors"):
+            ranges.append(request.headers.get("Range"))
+            if len(ranges) == 1:
+                made.file = Cut(made.file, 12 << 20, lambda: wait_for_part(tmp_path) and process.kill())
+        return made
+
+    monkeypatch.setattr(hub.api, "answer", cut_once)
+    process = client(tmp_path, hub.url, "org/big")
+    process.wait(60)
+    assert process.returncode == -signal.SIGKILL
+    [found] = answers(client(tmp_path, hub.url, "org/big"))
+    assert found[2] == hashlib.sha256(weights).hexdigest()
+    assert (Path(found[1]) / "model.safetensors").read_bytes() == weights
+    assert ranges[1:] == [f"bytes={10 << 20}-"]
+
+
+class Cut(io.BytesIO):
+    """The beginning of a file; `then` is called where it ends."""
+
+    def __init__(self, file: BinaryIO, length: int, then: Callable[[], object]) -> None:
+        super().__init__(file.read(length))
+        self.then = then
+        file.close()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = super().read(size)
+        if not block:
+            self.then()
+        return block
 
 
 def wait_for_part(tmp_path: Path) -> bool:
