@@ -23,10 +23,10 @@ from registry.adapter import WEIGHTS, AdapterInfo
 
 from .products import Packed, Plain, Product
 
-# Thin bf16 products cost oneDNN about 30 us each whatever their size, MKL's float32 ones 4 to 20 us; from about this
-# many ranks or rows on the bytes and operations outweigh that (16 rows, 896 inputs, two cores with AMX).
-NARROW_RANKS = 128
-NARROW_ROWS = 64
+# Thin bf16 products cost oneDNN about 30 us each whatever their size, MKL's float32 ones 4 to 20 us; beyond so many
+# ranks or rows the bytes and operations outweigh that (docs/engine.md).
+NARROW_RANKS = 16
+NARROW_ROWS = 16
 WIDTHS = (
     8,
     16,
@@ -84,17 +84,28 @@ class Mixed:
     b: Sequence[tuple[slice, Tensor]]
     mask: Tensor | None
 
+    @property
+    def ranks(self) -> int:
+        """Ranks of one part."""
+        return self.a.shape[1] // len(self.b)
+
     @cached_property
     def narrow(self) -> Mixed:
-        """The same in float32, for few rows."""
-        return Mixed(self.a.float(), [(columns, b.float()) for columns, b in self.b], self.mask)
+        """The same in float32 with the parts' B as one, zeros elsewhere, for one adapter and few rows."""
+        first, last = self.b[0][0].start, self.b[-1][0].stop
+        whole = torch.zeros(self.a.shape[1], last - first)
+        for part, (columns, b) in enumerate(self.b):
+            mine = slice(part * self.ranks, (part + 1) * self.ranks)
+            whole[mine, columns.start - first : columns.stop - first] = b
+        return Mixed(self.a.float(), [(slice(first, last), whole)], None)
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """y += B A x for every row's own adapter, in place; x [rows * time, in], y [rows * time, out]."""
-        if self.mask is None and self.a.dtype != torch.float32 and len(x) <= NARROW_ROWS:
+        few = self.mask is None and len(x) <= NARROW_ROWS and self.ranks <= NARROW_RANKS
+        if few and self.a.dtype != torch.float32:
             return self.narrow.add_to(y, x)
         low = (x if x.dtype == self.a.dtype else x.to(self.a.dtype)) @ self.a
-        ranks = low.shape[1] // len(self.b)
+        ranks = self.ranks
         if self.mask is not None:
             mask = (
                 self.mask.repeat_interleave(len(x) // len(self.mask), 0)
@@ -175,7 +186,6 @@ class _Laid:
     """Which ranks are whose, and the tensors in which they lie."""
 
     width: int = 0
-    dtype: torch.dtype = torch.float32
     places: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> first rank, ranks
     rooms: dict[int, _Room] = field(default_factory=dict)  # index of a product -> its tensors
 
@@ -230,7 +240,8 @@ class Mixer:
     def _set_many(self, names: Sequence[str | None], present: Sequence[str]) -> None:
         self._place(present)
         laid = self._laid
-        mask = torch.zeros(len(names), laid.width, dtype=laid.dtype)
+        dtype = next(iter(laid.rooms.values())).a.dtype
+        mask = torch.zeros(len(names), laid.width, dtype=dtype)
         for row, name in enumerate(names):
             if name is not None:
                 start, ranks = laid.places[name]
@@ -258,15 +269,14 @@ class Mixer:
                     del laid.places[other]
                 start = laid.free(ranks)
             if start is None:
-                laid = self._laid = _Laid(_width(needed), torch.float32)
+                laid = self._laid = _Laid(_width(needed))
                 return self._place(present)
             laid.places[name] = start, ranks
             self._write(laid, name, start, ranks)
 
     def _write(self, laid: _Laid, name: str, start: int, ranks: int) -> None:
         adapter = self.adapters[name]
-        some = next(iter(adapter.a.values()))
-        laid.dtype = torch.float32 if laid.width <= NARROW_RANKS else some.dtype
+        dtype = next(iter(adapter.a.values())).dtype
         for index, product in enumerate(self.products):
             room = laid.rooms.get(index)
             if room is None and not any(module in adapter.a for module in product.names):
@@ -274,8 +284,8 @@ class Mixer:
             if room is None:
                 inside = product.shapes[0][1]
                 room = laid.rooms[index] = _Room(
-                    torch.zeros(inside, len(product.names) * laid.width, dtype=laid.dtype),
-                    [torch.zeros(laid.width, out, dtype=laid.dtype) for out, _ in product.shapes],
+                    torch.zeros(inside, len(product.names) * laid.width, dtype=dtype),
+                    [torch.zeros(laid.width, out, dtype=dtype) for out, _ in product.shapes],
                 )
             for part, module in enumerate(product.names):
                 first = part * laid.width + start
