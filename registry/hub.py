@@ -252,7 +252,13 @@ class Hub:
         )
 
     def _tag(self, number: str, commit: str) -> None:
-        self.api.create_tag(self.id, tag=tag(number), revision=commit, exist_ok=True)
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            return self.api.create_tag(self.id, tag=tag(number), revision=commit)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 409:  # it is there
+                raise
         if (there := self._info(tag(number)).sha) != commit:
             raise Damaged(
                 f"The tag {tag(number)} of {self.id} points to {str(there)[:12]} and not to {commit[:12]}, where the "
