@@ -171,7 +171,8 @@ class Batch:
         """The next token of every row, done ones included."""
         ids = torch.tensor([[row.written[-1] if row.written else 0] for row in self.rows])
         self._seen = pad(self._seen, (0, 1), value=True)
-        self._mix([row.adapter for row in self.rows])
+        some = self.alive[0].adapter  # for done rows too: what was theirs may be in memory no more
+        self._mix([some if row.done else row.adapter for row in self.rows])
         tokens: list[int] = self._model.logits(ids, self._seen, self._cache).max(-1).indices.tolist()
         return [[token] for token in tokens]
 

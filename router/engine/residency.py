@@ -93,7 +93,8 @@ class Residency:
             if (old := self._names.get(name)) not in (None, key):
                 self._unname(name, old)
             self._names[name] = key
-            if pinned:
+            there = key in self.resident or record.loading is not None
+            if pinned and not there:
                 self._make_room(size, self._fixed())
             if pinned or self.bytes + size <= self.budget:
                 self._read(record)
@@ -227,22 +228,32 @@ class Residency:
             record.loading = self._reader.submit(self._fetch, record)
 
     def _fetch(self, record: _Record) -> None:
-        adapter: Adapter | None = None
-        error: RouterError | None = None
-        try:
-            adapter = _load(record.folder, record.info, record.stamp, self.dtype)
-        except RouterError as caught:
-            error = caught
-        except Exception as caught:
-            error = Unavailable(f"The adapter in {record.folder} could not be read: {caught}")
-        with self._lock:
-            record.loading, record.error = None, error
-            if adapter is None:
-                self.bytes -= record.bytes
-            else:
-                self.resident[record.key] = adapter
-            self._drop_if_unwanted(record)
+        while True:
+            with self._lock:
+                folder, stamp = record.folder, record.stamp
+            adapter, error = self._attempt(folder, record.info, stamp)
+            with self._lock:
+                if error and (folder, stamp) != (record.folder, record.stamp):
+                    continue  # added again meanwhile, from elsewhere
+                record.loading, record.error = None, error
+                if adapter is None:
+                    self.bytes -= record.bytes
+                else:
+                    self.resident[record.key] = adapter
+                self._drop_if_unwanted(record)
+                break
         self.on_change()
+
+    def _attempt(
+        self, folder: Path, info: AdapterInfo, stamp: tuple[int, ...]
+    ) -> tuple[Adapter | None, RouterError | None]:
+        """An adapter, or why it could not be read."""
+        try:
+            return _load(folder, info, stamp, self.dtype), None
+        except RouterError as error:
+            return None, error
+        except Exception as error:
+            return None, Unavailable(f"The adapter in {folder} could not be read: {error}")
 
 
 def _load(folder: Path, info: AdapterInfo, stamp: tuple[int, ...], dtype: torch.dtype) -> Adapter:
