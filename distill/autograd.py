@@ -31,7 +31,7 @@ class Frozen:
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self.weight, self.bias = weight.detach(), bias
         out, inside = weight.shape
-        packs = can_pack(weight.dtype)
+        packs = can_pack(weight.dtype, weight.device)
         self.forward_packed = pack(self.weight, PACKED_FOR) if packs and out >= inside else None
         self.backward_packed = (
             pack(self.weight.t().contiguous(), PACKED_FOR) if packs and inside >= out else None

@@ -231,12 +231,13 @@ def served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> FakeEngine:
     """A machine whose only specialist is colours@1.0.0, with a fake router and a fake engine: the latter."""
-    from registry import store
+    from registry import reading
     from registry.card import Card
+    from registry.store import Store
     from registry.version import sha256
     from router import ask
 
-    monkeypatch.setattr(store, "files", lambda package: tmp_path / "nothing-bundled")
+    monkeypatch.setattr(reading, "files", lambda package: tmp_path / "nothing-bundled")
     folder = tiny_adapter("colours")
     card = Card(
         name="colours",
@@ -249,7 +250,7 @@ def served(
         parser="answer_line",
         exemplars=("Which colours are warm?",),
     )
-    store.Store().publish(folder, card)
+    Store().publish(folder, card)
     monkeypatch.setattr(ask, "open_engine", lambda *_: fake_engine)
     monkeypatch.setattr(ask, "open_router", lambda store: FakeRouter())
     return fake_engine

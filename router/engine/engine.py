@@ -14,6 +14,7 @@ from specialists.errors import BadInput
 from .base import Base
 from .batch import Row
 from .chat import open_chat
+from .device import choose
 from .guesses import Guesses
 from .loop import Cancelled, Loop, Parts
 from .lora import Mixer, shapes, wrap
@@ -68,7 +69,7 @@ class Generation:
 class Engine:
     """Answers requests with one base.
 
-    precision: auto, bf16 or int8 (precision.py); raises BadInput for another.
+    precision: auto, bf16 or int8 (precision.py). device: auto, cpu or cuda (device.py). Raises BadInput for others.
     adapter_bytes: memory for adapters at rest (see Residency); prefix_bytes: for beginnings of prompts (PrefixCache).
     Adapters may be added and removed from any thread. To generate, use one thread, or a Scheduler, which owns the
     engine until it is closed.
@@ -79,17 +80,19 @@ class Engine:
         base: Base,
         dtype: str = "bfloat16",
         precision: str = "bf16",
+        device: str | None = None,
         adapter_bytes: int = ADAPTER_BYTES,
         prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
         self.base = base
-        self.precision = resolve(precision, getattr(torch, dtype))
+        self.device = choose(device)
+        self.precision = resolve(precision, getattr(torch, dtype), self.device)
         self.chat = open_chat(base)
-        self.model = open_model(base, dtype)
+        self.model = open_model(base, dtype, self.device)
         self.layers = wrap(self.model)
         if self.precision == "int8":
             to_int8(self.layers, base)
-        self.residency = Residency(shapes(self.layers), self.model.dtype, adapter_bytes)
+        self.residency = Residency(shapes(self.layers), self.model.dtype, adapter_bytes, self.device)
         self.prefixes = PrefixCache(prefix_bytes)
         self._guesses = Guesses(self.chat)
         self.owner: object | None = None  # the scheduler that generates
@@ -161,7 +164,7 @@ class Engine:
 
     def pack(self) -> None:
         """Keep a copy of the weights that is multiplied faster, where there is such a thing."""
-        if can_pack(self.model.dtype):
+        if can_pack(self.model.dtype, self.device):
             for layer in dict.fromkeys(self.layers.values()):
                 layer.pack()
 

@@ -62,13 +62,18 @@ class Adapter:
         return sum(one.numel() * one.element_size() for side in (self.a, self.b) for one in side.values())
 
 
-def read_adapter(folder: Path, info: AdapterInfo, dtype: torch.dtype) -> Adapter:
-    """The tensors of a checked PEFT folder. The scale goes into B in float32, before the cast."""
+def read_adapter(
+    folder: Path, info: AdapterInfo, dtype: torch.dtype, device: torch.device | None = None
+) -> Adapter:
+    """The tensors of a checked PEFT folder, on a device (None: the CPU).
+
+    The scale goes into B in float32, before the cast.
+    """
     tensors = load_file(folder / WEIGHTS)
     a, b = {}, {}
     for module, (_, scale) in info.modules.items():
-        a[module] = tensors[f"base_model.model.{module}.lora_A.weight"].to(dtype)
-        b[module] = (tensors[f"base_model.model.{module}.lora_B.weight"].float() * scale).to(dtype)
+        a[module] = tensors[f"base_model.model.{module}.lora_A.weight"].to(device, dtype)
+        b[module] = (tensors[f"base_model.model.{module}.lora_B.weight"].float() * scale).to(device, dtype)
     return Adapter(a, b)
 
 
@@ -102,7 +107,7 @@ class Mixed:
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """y += B A x for every row's own adapter, in place; x [rows * time, in], y [rows * time, out]."""
         few = self.mask is None and len(x) <= NARROW_ROWS and self.ranks <= NARROW_RANKS
-        if few and self.a.dtype != torch.float32:
+        if few and self.a.dtype != torch.float32 and self.a.device.type == "cpu":
             return self.narrow.add_to(y, x)
         low = (x if x.dtype == self.a.dtype else x.to(self.a.dtype)) @ self.a
         ranks = self.ranks
@@ -240,12 +245,12 @@ class Mixer:
     def _set_many(self, names: Sequence[str | None], present: Sequence[str]) -> None:
         self._place(present)
         laid = self._laid
-        dtype = next(iter(laid.rooms.values())).a.dtype
-        mask = torch.zeros(len(names), laid.width, dtype=dtype)
+        mask = torch.zeros(len(names), laid.width)
         for row, name in enumerate(names):
             if name is not None:
                 start, ranks = laid.places[name]
                 mask[row, start : start + ranks] = 1
+        mask = mask.to(next(iter(laid.rooms.values())).a)
         for index, product in enumerate(self.products):
             room = laid.rooms.get(index)
             if room is None:
@@ -276,7 +281,7 @@ class Mixer:
 
     def _write(self, laid: _Laid, name: str, start: int, ranks: int) -> None:
         adapter = self.adapters[name]
-        dtype = next(iter(adapter.a.values())).dtype
+        like = next(iter(adapter.a.values()))
         for index, product in enumerate(self.products):
             room = laid.rooms.get(index)
             if room is None and not any(module in adapter.a for module in product.names):
@@ -284,8 +289,8 @@ class Mixer:
             if room is None:
                 inside = product.shapes[0][1]
                 room = laid.rooms[index] = _Room(
-                    torch.zeros(inside, len(product.names) * laid.width, dtype=dtype),
-                    [torch.zeros(laid.width, out, dtype=dtype) for out, _ in product.shapes],
+                    like.new_zeros(inside, len(product.names) * laid.width),
+                    [like.new_zeros(laid.width, out) for out, _ in product.shapes],
                 )
             for part, module in enumerate(product.names):
                 first = part * laid.width + start

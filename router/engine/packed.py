@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether this build and processor multiply packed weights of that type: bf16 only."""
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this build and processor multiply packed weights of that type there: bf16 on the CPU only."""
     return (
         dtype == torch.bfloat16
+        and device.type == "cpu"
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )

@@ -22,16 +22,20 @@ from .wheels import bar
 PRECISIONS = ("auto", "bf16", "int8")
 
 
-def resolve(precision: str | None, dtype: torch.dtype) -> str:
+def resolve(precision: str | None, dtype: torch.dtype, device: torch.device) -> str:
     """What a precision comes to for a model opened in `dtype`: "int8", or "bf16" for its weights as they are.
 
-    "auto" is int8 where the processor multiplies 8-bit integers well. Raises BadInput for an unknown one.
+    "auto" is int8 on a CPU that multiplies 8-bit integers well. Raises BadInput for an unknown one, or int8 elsewhere.
     """
     asked = precision or "auto"
     if asked not in PRECISIONS:
         raise BadInput(f"There is no precision {asked!r}; use {', '.join(PRECISIONS)}.")
     if asked == "auto":
-        return "int8" if dtype == torch.bfloat16 and can_multiply() else "bf16"
+        return "int8" if dtype == torch.bfloat16 and device.type == "cpu" and can_multiply() else "bf16"
+    if asked == "int8" and device.type != "cpu":
+        raise BadInput(
+            "8-bit weights are multiplied on the CPU only; use --precision bf16, or the device cpu."
+        )
     if asked == "int8" and not can_multiply():
         raise BadInput(
             "This build of torch cannot multiply in 8 bits on this processor; use --precision bf16."

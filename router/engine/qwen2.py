@@ -153,6 +153,11 @@ class Qwen2(nn.Module):
         """The type of the weights."""
         return self.model.norm.weight.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.norm.weight.device
+
     def empty_cache(self) -> Cache:
         """A cache that holds nothing yet."""
         return [Layer() for _ in self.model.layers]
@@ -161,14 +166,16 @@ class Qwen2(nn.Module):
         """Scores [rows, vocabulary] of the token after ids [rows, time], which are appended to the cache.
 
         last: score what follows each of the last so many of ids, [rows, last, vocabulary] when it is more than one.
-        seen [rows, positions held and new] is False where there is padding, which no token attends to.
+        seen [rows, positions held and new] is False where there is padding, which no token attends to. Both are on the
+        CPU, wherever the weights are.
         """
         time = ids.shape[1]
-        x = self.model.embed_tokens(ids)
+        x = self.model.embed_tokens(ids.to(self.device))
         positions = (seen.long().cumsum(1) - 1).clamp(min=0)[:, -time:]
         angles = (positions[:, :, None].float() * self.frequencies).repeat(1, 1, 2)[:, None]
-        turn = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        turn = angles.cos().to(self.device, self.dtype), angles.sin().to(self.device, self.dtype)
         mask = _mask(seen, time)
+        mask = None if mask is None else mask.to(self.device)
         for block, layer in zip(self.model.layers, cache, strict=True):
             x = block(x, turn, mask, layer)
         out: Tensor = self.lm_head(self.model.norm(x[:, -last:] if last > 1 else x[:, -1]))

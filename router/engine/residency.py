@@ -46,12 +46,19 @@ class _Record:
 class Residency:
     """Registered adapters by name, resident ones by hash. Safe for use from several threads.
 
-    shapes: (out, in) of the base's linear layers by name. budget: bytes of resident adapters, which one adapter larger
-    than it and those pinned may exceed. `resident` is for reading only.
+    shapes: (out, in) of the base's linear layers by name. device: where adapters go, None for the CPU.
+    budget: bytes of resident adapters, which one adapter larger than it and those pinned may exceed.
+    `resident` is for reading only.
     """
 
-    def __init__(self, shapes: Shapes, dtype: torch.dtype, budget: int = ADAPTER_BYTES) -> None:
-        self.shapes, self.dtype, self.budget = shapes, dtype, budget
+    def __init__(
+        self,
+        shapes: Shapes,
+        dtype: torch.dtype,
+        budget: int = ADAPTER_BYTES,
+        device: torch.device | None = None,
+    ) -> None:
+        self.shapes, self.dtype, self.budget, self.device = shapes, dtype, budget, device
         self.resident: OrderedDict[str, Adapter] = OrderedDict()  # the least recently used first
         self.on_change: Callable[[], None] = lambda: None  # called by the reading thread when it has read one
         self.loads = 0  # adapters read from disk so far
@@ -249,18 +256,20 @@ class Residency:
     ) -> tuple[Adapter | None, RouterError | None]:
         """An adapter, or why it could not be read."""
         try:
-            return _load(folder, info, stamp, self.dtype), None
+            return _load(folder, info, stamp, self.dtype, self.device), None
         except RouterError as error:
             return None, error
         except Exception as error:
             return None, Unavailable(f"The adapter in {folder} could not be read: {error}")
 
 
-def _load(folder: Path, info: AdapterInfo, stamp: tuple[int, ...], dtype: torch.dtype) -> Adapter:
+def _load(
+    folder: Path, info: AdapterInfo, stamp: tuple[int, ...], dtype: torch.dtype, device: torch.device | None
+) -> Adapter:
     """Read a checked adapter. Raises Damaged when the file is no longer the one that was checked."""
     if _stamp(folder) != stamp:
         raise Damaged(f"The adapter in {folder} was changed or removed after it was added; add it again.")
-    adapter = read_adapter(folder, info, dtype)
+    adapter = read_adapter(folder, info, dtype, device)
     # What needed no cast is still mapped from the file, which others may write to, and would be read in mid-forward.
     adapter = replace(adapter, a={name: a.clone() for name, a in adapter.a.items()})
     if _stamp(folder) != stamp:
