@@ -20,7 +20,7 @@ from .card import PROMPT_FILE, version_key
 from .channels import still
 from .history import CANDIDATE, HISTORY, STABLE, Event, State, event, parse, replay, text_of
 from .hub_errors import plainly
-from .hub_files import fetch_weights
+from .hub_files import fetch_weights, is_sound
 from .hub_refs import is_number, number_of, tag
 from .lora_config import CONFIG
 from .sign import SIGNATURE
@@ -275,7 +275,13 @@ class Hub:
         return parse(path.read_text(encoding="utf-8"), f"{HISTORY} of {self.id}")
 
     def _file(self, name: str, commit: str) -> Path:
-        return Path(self.api.hf_hub_download(self.id, name, revision=commit, cache_dir=self.cache))
+        """A file in the cache; fetched again where what is there is not what came once."""
+        path = self.api.hf_hub_download(self.id, name, revision=commit, cache_dir=self.cache)
+        if not is_sound(Path(path)):
+            path = self.api.hf_hub_download(
+                self.id, name, revision=commit, cache_dir=self.cache, force_download=True
+            )
+        return Path(path)
 
 
 def search(

@@ -59,3 +59,19 @@ def fetch_weights(api: HfApi, info: ModelInfo, cache: Path | None = None) -> Non
                     f"{file.rfilename} of {info.id} arrived with wrong bytes; run it again to fetch it anew."
                 )
             partial.rename(blob)
+
+
+def is_sound(cached: Path) -> bool:
+    """Whether a file of the Hub cache has the hash that the client keeps it under, which the client never looks at.
+
+    Large files are named by their SHA-256, others by git's hash of a blob; where the cache has no such names (without
+    symbolic links) nothing can be said, and what comes of it is checked later all the same.
+    """
+    named = cached.resolve().name
+    if len(named) == 64:
+        with cached.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == named
+    if len(named) == 40:
+        data = cached.read_bytes()
+        return hashlib.sha1(b"blob %d\0%s" % (len(data), data), usedforsecurity=False).hexdigest() == named
+    return True

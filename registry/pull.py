@@ -66,10 +66,10 @@ def add(store: Store, path: Path, **plain: Any) -> Version:
 def pull_pin(store: Store, ref: str, pin: Pin, limit: int = LIMIT, hub: Hub | None = None) -> Version:
     """The version of a lock file: nothing is asked of the network where it is here already."""
     id, _ = parse_ref(pin.repo)
-    hub = hub or Hub(id)
     if here := local(store, id, pin.commit):
         _agree(here, {ref: pin})
         return here
+    hub = hub or Hub(id)
     folder = hub.fetched(pin.commit) or hub.fetch(hub.at(pin.commit), limit)
     return _add(store, hub, pin.commit, folder, None, {ref: pin}, STABLE, {})
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import HfApi
 from hypothesis import settings
 
 from registry.card import Card
+from registry.hub import Hub
 from registry.server import HubServer
 from registry.sign import keygen, sign
 from registry.store import Store
@@ -196,3 +198,22 @@ def server(tmp_path: Path) -> Iterator[HubServer]:
     """An empty Hub on loopback that everyone may write to."""
     with HubServer(tmp_path / "hub", writable=True) as running:
         yield running
+
+
+@pytest.fixture
+def hub(server: HubServer, tmp_path: Path) -> Hub:
+    """acme/rooms on it, where nothing is yet."""
+    return Hub("acme/rooms", HfApi(endpoint=server.url, token="any"), tmp_path / "cache")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Store:
+    """The store of somebody else's machine."""
+    return Store(tmp_path / "other", bundled=tmp_path / "bundled")
+
+
+@pytest.fixture
+def newer(store: Store, published: Version, tmp_path: Path) -> Version:
+    """scheduling@1.1.0, another adapter."""
+    folder = make_adapter(tmp_path / "newer", seed=1)
+    return store.publish(folder, make_card(folder, version="1.1.0"))

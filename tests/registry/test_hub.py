@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from registry.card import Card
-from registry.history import Event, event, replay
+from registry.history import Event, replay
 from registry.hub import Hub
 from registry.hub_refs import parse_ref
 from registry.lock import pin_of, read_lock, write_lock
@@ -24,42 +23,11 @@ from registry.sign import SIGNATURE, keygen, sign
 from registry.store import Store, verify
 from registry.trust import Trust
 from registry.version import MANIFEST, Version, file_names
-from specialists.errors import BadInput, Damaged, RouterError, Unavailable
+from specialists.errors import BadInput, Damaged, Unavailable
+
+from .trees import bytes_of, fsck
 
 ID = "acme/rooms"
-
-
-@pytest.fixture
-def hub(server: HubServer, tmp_path: Path) -> Hub:
-    return Hub(ID, HfApi(endpoint=server.url, token="any"), tmp_path / "cache")
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Store:
-    """The store of somebody else's machine."""
-    return Store(tmp_path / "other", bundled=tmp_path / "bundled")
-
-
-@pytest.fixture
-def newer(
-    store: Store,
-    published: Version,
-    make_adapter: Callable[..., Path],
-    make_card: Callable[..., Card],
-    tmp_path: Path,
-) -> Version:
-    """scheduling@1.1.0, another adapter."""
-    folder = make_adapter(tmp_path / "newer", seed=1)
-    return store.publish(folder, make_card(folder, version="1.1.0"))
-
-
-def bytes_of(version: Version) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in version.path.iterdir()}
-
-
-def fsck(server: HubServer) -> None:
-    for folder in server.api.folder.glob("*/*.git"):
-        subprocess.run(["git", "fsck", "--strict"], cwd=folder, check=True, capture_output=True)
 
 
 def test_there_and_back(
@@ -104,6 +72,41 @@ def test_what_is_here_costs_no_network(hub: Hub, other: Store, published: Versio
     assert pull(other, f"{ID}@1.0.0", hub=hub) == pull(other, f"{ID}@{commit}", hub=hub) == first
     assert pins[first.ref] and pull_pin(other, first.ref, pins[first.ref], hub=hub) == first  # type: ignore[arg-type]
     assert len(server.requests) == before
+
+
+def test_a_pinned_version_that_is_here_takes_milliseconds(
+    hub: Hub,
+    other: Store,
+    published: Version,
+    newer: Version,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """And no connection: by the lock file, by number, by commit. Best of twenty, as others use the machine too."""
+    for version in (published, newer):
+        hub.publish(version, {})
+        pull(other, f"{ID}@{version.card.version}", hub=hub)
+    version = other.resolve("scheduling@1.0.0")
+    pin = pin_of(version)
+    assert pin
+    write_lock(tmp_path / "router.lock", {version.ref: pin})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was made")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr("registry.pull.Hub", refuse)
+    for ask in (
+        lambda: pull_pin(other, version.ref, read_lock(tmp_path / "router.lock")[version.ref]),
+        lambda: pull(other, f"{ID}@1.0.0", {version.ref: pin}),
+        lambda: pull(other, f"{ID}@{pin.commit}"),
+    ):
+        took = []
+        for _ in range(20):
+            started = time.perf_counter()
+            assert ask() == version
+            took.append(time.perf_counter() - started)
+        assert min(took) < 0.005
 
 
 def test_what_is_bundled_too_is_recorded_as_from_the_hub(
@@ -156,114 +159,6 @@ def test_an_earlier_download_is_enough_without_a_network(
     assert bytes_of(pull(third, f"{ID}@{commit}", hub=gone)) == bytes_of(published)
     with pytest.raises(Unavailable):
         pull(Store(tmp_path / "fourth", bundled=tmp_path / "bundled"), f"{ID}@1.0.0", hub=gone)
-
-
-def test_a_number_never_means_other_bytes(
-    hub: Hub,
-    published: Version,
-    make_adapter: Callable[..., Path],
-    make_card: Callable[..., Card],
-    tmp_path: Path,
-) -> None:
-    hub.publish(published, {})
-    folder = make_adapter(tmp_path / "else", seed=5)
-    theirs = Store(tmp_path / "theirs", bundled=tmp_path / "bundled").publish(folder, make_card(folder))
-    with pytest.raises(BadInput, match="versions never change"):
-        hub.publish(theirs, {})
-
-
-def test_of_two_publishers_one_is_told(
-    hub: Hub, published: Version, newer: Version, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second sees that the head moved, reads it again, and adds to it; the history has both."""
-    hub.publish(published, {})
-    real, raced = hub.api.create_commit, []
-
-    def overtaken(*args: Any, **more: Any) -> Any:
-        if not raced:
-            raced.append(True)
-            hub.note("meanwhile", lambda state: event("yank", "1.0.0", reason="wrong on Sundays"))
-        return real(*args, **more)
-
-    monkeypatch.setattr(hub.api, "create_commit", overtaken)
-    hub.publish(newer, {})
-    told = hub.history()
-    assert [one.action for one in told] == ["publish", "yank", "publish"]
-    assert replay(told).yanked == {"1.0.0": "wrong on Sundays"}
-
-
-@pytest.mark.parametrize("how", ["before", "after", "half"])
-def test_cut_at_every_request_of_a_publish(
-    how: str, hub: Hub, other: Store, published: Version, server: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Run again after whatever cut, there is exactly one version, and it is whole."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own retries
-    cuts = 0
-    for at in range(60):
-        shutil.rmtree(server.api.folder / "acme", ignore_errors=True)
-        start = len(server.requests)
-        server.fault = lambda number, method, path, at=at + start: how if number == at else None  # type: ignore[misc]
-        try:
-            hub.publish(published, {"README.md": b"# Rooms\n"})
-        except RouterError:
-            cuts += 1
-        server.fault = lambda number, method, path: None
-        if len(server.requests) - start <= at:
-            break
-        commit = hub.publish(published, {"README.md": b"# Rooms\n"})
-        assert [one.action for one in hub.history()] == ["publish"]
-        assert [(ref.name, ref.target_commit) for ref in hub.api.list_repo_refs(ID).tags] == [
-            ("v1.0.0", commit)
-        ]
-        fsck(server)
-    assert at > 5 and cuts > 2
-    assert bytes_of(pull(other, ID, hub=hub)) == bytes_of(published)
-
-
-def test_a_moved_tag_is_noticed(
-    hub: Hub, other: Store, published: Version, newer: Version, tmp_path: Path
-) -> None:
-    first, second = hub.publish(published, {}), hub.publish(newer, {})
-    old = pull(other, f"{ID}@1.0.0", hub=hub)
-    hub.api.delete_tag(ID, tag="v1.0.0")
-    fresh = Store(tmp_path / "fresh", bundled=tmp_path / "bundled")
-    with pytest.raises(Damaged, match="no tag v1.0.0"):
-        pull(fresh, f"{ID}@1.0.0", hub=hub)
-    hub.api.create_tag(ID, tag="v1.0.0", revision=second)
-    with pytest.raises(Damaged, match="somebody moved it"):
-        pull(fresh, f"{ID}@1.0.0", hub=hub)
-    assert pull(other, f"{ID}@1.0.0", hub=hub) == old  # what is here stays
-    assert pull(fresh, f"{ID}@{first}", hub=hub).card == published.card
-    hub.api.delete_tag(ID, tag="v1.0.0")
-    moved = hub.api.create_commit(
-        ID, [CommitOperationAdd("note", b"x"), *(
-            CommitOperationAdd(name, data) for name, data in bytes_of(published).items()
-        )], commit_message="the same bytes elsewhere"
-    ).oid  # fmt: skip
-    hub.api.create_tag(ID, tag="v1.0.0", revision=moved)
-    pin = pin_of(old)
-    assert pin
-    locked = Store(tmp_path / "locked", bundled=tmp_path / "bundled")
-    with pytest.raises(Damaged, match="its tag was moved"):
-        pull(locked, f"{ID}@1.0.0", {old.ref: pin}, hub=hub)
-    assert pull_pin(locked, old.ref, pin, hub=hub).card == published.card
-
-
-@pytest.mark.parametrize(
-    "name", ["adapter_model.safetensors", "adapter_config.json", "card.json", "manifest.json"]
-)
-def test_changed_bytes_are_noticed(name: str, hub: Hub, other: Store, published: Version) -> None:
-    """A bit flipped in any file, under the tag of the version, is refused by name, and nothing stays."""
-    hub.publish(published, {})
-    data = bytearray((published.path / name).read_bytes())
-    data[-3] ^= 1
-    commit = hub.api.create_commit(ID, [CommitOperationAdd(name, bytes(data))], commit_message="?").oid
-    hub.api.delete_tag(ID, tag="v1.0.0")
-    hub.api.create_tag(ID, tag="v1.0.0", revision=commit)
-    for ref in (f"{ID}@1.0.0", f"{ID}@{commit}"):
-        with pytest.raises(RouterError):
-            pull(other, ref, hub=hub)
-    assert other.list() == []
 
 
 def test_signatures(hub: Hub, other: Store, published: Version, newer: Version, tmp_path: Path) -> None:
