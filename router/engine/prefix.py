@@ -157,10 +157,13 @@ class PrefixCache:
             self._recent.popitem(last=False)
 
     def keep(self, adapter: str | None, tokens: Sequence[int], cache: Cache, *, whole: bool = False) -> None:
-        """Keep a copy of the first positions of a cache of one row. whole: they are all of a prompt."""
+        """Keep a copy of the first positions of a cache of one row, unless they are held. whole: all of a prompt."""
         if not tokens or not self.budget:
             return
-        entry = _Entry(array("q", tokens), cache, whole)
+        mine = array("q", tokens)
+        if any(common(one.tokens, mine, len(mine)) == len(mine) for one in self._of.get(adapter, ())):
+            return  # computed twice at the same time
+        entry = _Entry(mine, cache, whole)
         if entry.bytes > self.budget:
             return
         self._entries[entry] = adapter

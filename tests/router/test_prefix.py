@@ -94,6 +94,16 @@ def test_the_least_recently_used_goes_first() -> None:
     assert held.bytes == 20 * TOKEN
 
 
+def test_what_is_held_is_not_kept_again() -> None:
+    held = PrefixCache()
+    for tokens in (40, 40, 30):
+        held.keep("a", [1] * tokens, cache("a", [1] * tokens))
+    assert len(held) == 1 and held.bytes == 40 * TOKEN
+    held.keep("b", [1] * 30, cache("b", [1] * 30))
+    held.keep("a", [1] * 50, cache("a", [1] * 50))
+    assert len(held) == 3 and held.find("a", [1] * 60)[0] == 50
+
+
 def test_without_a_budget_nothing_is_kept() -> None:
     held = PrefixCache(budget=0)
     held.keep("a", [1] * 20, cache("a", [1] * 20))
