@@ -155,7 +155,9 @@ def fetching(engine: Engine, folders: Sequence[Path], resident: int, repeats: in
         loop.waiting.add(row)
         begun = time.perf_counter()
         while not arrived:
-            beside.append(timed(loop.turn))
+            seconds = timed(loop.turn)
+            if not row.started:  # else this turn computed its prompt too
+                beside.append(seconds)
         reading.append(arrived[0] - begun)
         while not row.done:
             loop.turn()
