@@ -50,7 +50,8 @@ def test_a_real_specialist_passes_and_a_harmed_one_does_not(
     hub: Callable[[str], Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vouch, "cache", lambda: tmp_path / "answers")  # the user's own stay as they are
-    monkeypatch.setattr(vouch, "BOTH", vouch.SAMPLE)
+    for name in ("SAMPLE", "BOTH"):
+        monkeypatch.setattr(vouch, name, 8)
     store = Store()
     real = store.resolve("scheduling")
     assert real.source == "bundled"
