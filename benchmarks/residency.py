@@ -236,8 +236,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         disk = part("from_disk", fetching(engine, folders, room, repeats, True))
         cached = part("from_cache", fetching(engine, folders, room + repeats, repeats, False))
         ask = asker(engine)
-        for index in range(room):  # so that these are in memory; one by one, which packs no weights
-            engine.generate([ask(str(index), 1)])
+        engine.generate([ask(str(index), 1) for index in range(room)])  # so that these are in memory
         within = part("within", crowd(engine, room, 4, each, settings["tokens"]))
         beyond = part("crowd", crowd(engine, count, 4, each, settings["tokens"]))
         held = engine.residency.bytes

@@ -115,6 +115,7 @@ class Scheduler:
     def __init__(self, engine: Engine, queue: int = QUEUE, rows: int = ROWS, chunk: int = CHUNK) -> None:
         if engine.owner is not None:
             raise RuntimeError("this engine has a scheduler already")
+        engine.pack()
         engine.owner = self
         engine.residency.on_change = self._notify
         self.engine, self.queue, self.rows, self.chunk = engine, queue, rows, chunk
