@@ -110,7 +110,8 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=9, help="repetitions of each")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = measure(options.megabytes, options.n)
+    command = f"python benchmarks/hub.py --megabytes {options.megabytes:g} -n {options.n} --json"
+    found = {"command": command, **measure(options.megabytes, options.n)}
     if options.json:
         print(json.dumps(found, indent=2))
     else:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -99,8 +100,11 @@ def machine(make_adapter, make_card, tmp_path):  # type: ignore[no-untyped-def]
         bundled[name][number] = 0
 
     class Machine(RuleBasedStateMachine):
+        operations = 0  # of all machines
+
         def __init__(self) -> None:
             super().__init__()
+            Machine.operations -= 1  # the invariant is looked at before the first, too
             self.home = Path(tempfile.mkdtemp(dir=tmp_path))
             self.store = Store(self.home, bundled=shipped.home)
             self.names = {name: Name(there) for name, there in bundled.items()}
@@ -205,6 +209,7 @@ def machine(make_adapter, make_card, tmp_path):  # type: ignore[no-untyped-def]
 
         @invariant()
         def as_in_the_model(self) -> None:
+            Machine.operations += 1
             preferred = []
             for name, model in self.names.items():
                 order = model.order()
@@ -239,10 +244,11 @@ def machine(make_adapter, make_card, tmp_path):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(12, 20), pytest.param(200, 50, marks=pytest.mark.slow, id="ten thousand")]
+    ("examples", "steps", "operations"),
+    [(12, 20, 100), pytest.param(260, 50, 10_000, marks=pytest.mark.slow, id="ten thousand")],
 )
-def test_the_store_is_a_dictionary(machine: type[RuleBasedStateMachine], examples: int, steps: int) -> None:
-    """Nothing is lost, whatever is done in whatever order."""
+def test_the_store_is_a_dictionary(machine: Any, examples: int, steps: int, operations: int) -> None:
+    """Nothing is lost, whatever is done in whatever order, and the history says how it came to that."""
     rules = settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -250,3 +256,4 @@ def test_the_store_is_a_dictionary(machine: type[RuleBasedStateMachine], example
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(machine, settings=rules)
+    assert machine.operations >= operations
