@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from registry.adapter import WEIGHTS
+from router.engine.base import Base
 from specialists.errors import Damaged
 
 from .autograd import Frozen, lora
@@ -61,8 +62,11 @@ def attach(
     return found
 
 
-def save_peft(layers: dict[str, LoraLinear], folder: Path, base_id: str, rank: int, alpha: float) -> None:
-    """Write a standard PEFT adapter folder (adapter_config.json, adapter_model.safetensors in bf16)."""
+def save_peft(layers: dict[str, LoraLinear], folder: Path, base: Base, rank: int, alpha: float) -> None:
+    """Write a standard PEFT adapter folder (adapter_config.json, adapter_model.safetensors in bf16).
+
+    The configuration names the base with its commit, where it has one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, layer in layers.items():
@@ -76,7 +80,8 @@ def save_peft(layers: dict[str, LoraLinear], folder: Path, base_id: str, rank: i
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_id,
+        "base_model_name_or_path": base.id,
+        **({"revision": base.revision} if base.revision else {}),
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,

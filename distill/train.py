@@ -185,7 +185,7 @@ def train_rows(
 
     def checked() -> Check:
         assert check
-        save_peft(layers, out / "check", base.id, config.rank, config.alpha)
+        save_peft(layers, out / "check", base, config.rank, config.alpha)
         return check(out / "check")
 
     loop = Loop(
@@ -198,7 +198,7 @@ def train_rows(
         check=checked if check else None,
     )
     done = loop.run(out, identity)
-    save_peft(layers, out, base.id, config.rank, config.alpha)
+    save_peft(layers, out, base, config.rank, config.alpha)
     facts = {
         "identity": identity,
         "examples": len(rows),

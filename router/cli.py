@@ -44,7 +44,8 @@ Exit codes:
     0  done
     1  no answer in the text, or it was cut short; eval --check fell short
     2  bad input or usage
-    3  no specialist fits and no fallback was allowed, by flag or budget, or it declined
+    3  refused: no specialist fits and no fallback was allowed, by flag or budget, or it declined; a version does not
+       pass the gate
     4  damaged or mismatching files
     5  something needed is missing: weights, network, disk space
    70  a bug; ROUTER_DEBUG=1 shows the traceback

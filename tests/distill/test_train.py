@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def test_peft_loads_what_we_train(base: Base, some: list[Example], tmp_path: Pat
 
     from router.engine.engine import Engine, Request
 
-    train(some, base, tmp_path / "a", CONFIG)
+    train(some, replace(base, revision="0123abcd" * 5), tmp_path / "a", CONFIG)
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == (base.id, "0123abcd" * 5)
     engine = Engine(base, dtype="float32")
     engine.add("a", tmp_path / "a")
     ids = torch.tensor([engine.chat.prompt_ids(some[0].messages)])

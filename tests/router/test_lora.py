@@ -50,7 +50,9 @@ def test_scores_are_those_of_peft(
     allowed = most * float(expected.abs().max())
     assert float((ours - expected).abs().max()) <= allowed
     if names[0]:  # and an adapter that did nothing would be seen
-        assert float((expected[0] - peft_scores(tiny_base, None, prompts[0], dtype)).abs().max()) > 3 * allowed
+        assert (
+            float((expected[0] - peft_scores(tiny_base, None, prompts[0], dtype)).abs().max()) > 3 * allowed
+        )
 
 
 def peft_scores(tiny_base: Path, adapter: Path | None, prompt: list[int], dtype: str) -> torch.Tensor:
