@@ -22,6 +22,7 @@ from registry.adapter import WEIGHTS, AdapterInfo, Shapes, check
 from specialists.errors import BadInput, Damaged, RouterError, Unavailable
 
 from .lora import Adapter, read_adapter
+from .threads import release
 
 ADAPTER_BYTES = 1 << 30  # about 60 adapters of rank 16 on every linear layer of Qwen2.5-0.5B in bf16
 
@@ -239,6 +240,7 @@ class Residency:
             with self._lock:
                 folder, stamp = record.folder, record.stamp
             adapter, error = self._attempt(folder, record.info, stamp)
+            release()
             with self._lock:
                 if error and (folder, stamp) != (record.folder, record.stamp):
                     continue  # added again meanwhile, from elsewhere

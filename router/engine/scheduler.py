@@ -16,6 +16,7 @@ from .batch import Row
 from .engine import Engine, Generation, Request
 from .loop import Failed
 from .stream import Stream
+from .threads import release
 
 QUEUE = 256  # requests that may wait
 ROWS = 64  # requests under way at once
@@ -116,6 +117,7 @@ class Scheduler:
         if engine.owner is not None:
             raise RuntimeError("this engine has a scheduler already")
         engine.pack()
+        release()  # from now on the scheduler's own thread multiplies
         engine.owner = self
         engine.residency.on_change = self._notify
         self.engine, self.queue, self.rows, self.chunk = engine, queue, rows, chunk
