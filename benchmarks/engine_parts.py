@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.report import environment
+from specialists.paths import write_atomic
 
 if TYPE_CHECKING:
     from router.engine.base import Base
@@ -205,6 +206,17 @@ def report(script: str, settings: Mapping[str, Any], ratios: Ratios, **more: Any
         "environment": environment(),
         "runs": ratios.runs,
     }
+
+
+def show(made: Mapping[str, Any], asked: Mapping[str, float], out: Path | None) -> None:
+    """Write a report to a file, if there is to be one, and print its figures, then its ratios beside what is asked."""
+    if out:
+        write_atomic(out, (json.dumps(made, indent=1) + "\n").encode())
+    click.echo(json.dumps({key: made[key] for key in ("figures", "peers", "environment")}, indent=1))
+    ratios = Ratios({})
+    ratios.medians = {key: value for key, value in made.items() if isinstance(value, float)}
+    ratios.intervals = made["intervals"]
+    click.echo("\n".join(ratios.lines(asked)))
 
 
 def read_bandwidth(gibibytes: float = 1.0, repeats: int = 3) -> float:

@@ -14,7 +14,6 @@ A round is of items of its own; the warm-up is of two. right is the share of ite
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from contextlib import ExitStack
@@ -24,11 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from engine_parts import Arm, Figures, Ratios, open_engine, report, take_turns
+from engine_parts import Arm, Figures, Ratios, open_engine, report, show, take_turns
 from peers import Peer
 
 from registry.report import environment
-from specialists.paths import write_atomic
 
 if TYPE_CHECKING:
     from registry.store import Version
@@ -165,13 +163,7 @@ def main(n: int, rounds: int, quick: bool, lmeval: str | None, out: Path | None,
     """Measure, print and write."""
     small = {"n": 8, "rounds": 1} if quick else {"n": n, "rounds": rounds}
     made = measure({**settings, **small, "quick": quick}, lmeval)
-    if out:
-        write_atomic(out, (json.dumps(made, indent=1) + "\n").encode())
-    click.echo(json.dumps({key: made[key] for key in ("figures", "peers", "environment")}, indent=1))
-    ratios = Ratios({})
-    ratios.medians = {key: value for key, value in made.items() if isinstance(value, float)}
-    ratios.intervals = made["intervals"]
-    click.echo("\n".join(ratios.lines(ASKED)))
+    show(made, ASKED, out)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ former, as `..._decode` of the latter. A peer that is not given is named as abse
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -39,12 +38,12 @@ from engine_parts import (
     endless,
     open_engine,
     report,
+    show,
     take_turns,
 )
 from peers import Peer
 
 from registry.report import environment
-from specialists.paths import write_atomic
 
 if TYPE_CHECKING:
     from router.engine.engine import Engine, Generation
@@ -229,13 +228,7 @@ def main(
         "quick": quick,
     }
     made = measure(settings, {"vllm": vllm, "llamacpp": llamacpp})
-    if out:
-        write_atomic(out, (json.dumps(made, indent=1) + "\n").encode())
-    click.echo(json.dumps({key: made[key] for key in ("figures", "peers", "environment")}, indent=1))
-    ratios = Ratios({})
-    ratios.medians = {key: value for key, value in made.items() if isinstance(value, float)}
-    ratios.intervals = made["intervals"]
-    click.echo("\n".join(ratios.lines(ASKED)))
+    show(made, ASKED, out)
 
 
 if __name__ == "__main__":

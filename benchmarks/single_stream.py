@@ -18,7 +18,6 @@ that of the default precision.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,13 +36,13 @@ from engine_parts import (
     open_engine,
     read_bandwidth,
     report,
+    show,
     take_turns,
     weight_bytes,
 )
 from peers import Peer
 
 from registry.report import environment
-from specialists.paths import write_atomic
 
 if TYPE_CHECKING:
     from router.engine.engine import Engine, Request
@@ -191,13 +190,7 @@ def main(rounds: int, each: int, threads: int, llamacpp: str | None, quick: bool
         "quick": quick,
     }
     made = measure(settings, llamacpp)
-    if out:
-        write_atomic(out, (json.dumps(made, indent=1) + "\n").encode())
-    click.echo(json.dumps({key: made[key] for key in ("figures", "peers", "environment")}, indent=1))
-    ratios = Ratios({})
-    ratios.medians = {key: value for key, value in made.items() if isinstance(value, float)}
-    ratios.intervals = made["intervals"]
-    click.echo("\n".join(ratios.lines(ASKED)))
+    show(made, ASKED, out)
 
 
 if __name__ == "__main__":
