@@ -13,15 +13,20 @@ from .store import Store
 from .version import Version
 
 
-def promote(store: Store, ref: str, channel: str = STABLE, reason: str | None = None) -> Version:
+def promote(
+    store: Store, ref: str, channel: str = STABLE, reason: str | None = None, seen: State | None = None
+) -> Version:
     """Make a channel mean the version that "name@version" or "name@candidate" means now; nothing if it does.
 
-    Raises BadInput when the version was taken back, or is not there.
+    seen: the state it was compared in. Raises BadInput when the version was taken back or is not there, or the channel
+    means another than in `seen`.
     """
     version = store.resolve(ref)
     name, number = version.card.name, version.card.version
     with store.changing(name) as state:
         if moved := promoted(state, name, number, channel, reason):
+            if seen:
+                still(state, name, number, channel, seen.channels.get(channel))
             store.note(name, state, moved)
     return store.resolve(version.ref)
 

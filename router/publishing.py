@@ -144,9 +144,10 @@ def promote(ref: str, channel: str, examples: Path | None, base: str | None, for
         promoted_ref = _promote_on_hub(store, ref, channel, base, examples, force)
     else:
         version = store.resolve(ref)
+        seen = store.state(version.card.name)
         before = _before(store, version) if channel == "stable" else None
         reason = gate(store, version, before, base, examples, force) if channel == "stable" else None
-        promoted_ref = promote(store, version.ref, channel, reason).ref
+        promoted_ref = promote(store, version.ref, channel, reason, seen).ref
     click.echo(promoted_ref)
     click.echo(f"router: {promoted_ref.partition('@')[0]}@{channel} is {promoted_ref} now.", err=True)
 

@@ -15,6 +15,7 @@ from click import Command
 from click.testing import CliRunner
 from huggingface_hub import HfApi
 
+from registry import channels
 from registry.card import Card
 from registry.hub import Hub
 from registry.server import HubServer
@@ -265,6 +266,28 @@ def test_overtaken_while_it_was_measured(
     assert [one.version for one in hub("acme/sums").history()] == ["1.0.0", "1.1.0"]
     does(publishing.publish, "sums@1.2.0", "--to", "acme/sums")
     assert hub("acme/sums").state().channels == {"stable": "1.2.0"}
+
+
+@pytest.mark.usefixtures("here")
+def test_overtaken_at_home_while_it_was_measured(
+    add: Callable[..., Version], store: Store, engine: FakeEngine
+) -> None:
+    """The same where two promote at home."""
+    for number in ("1.0.0", "1.1.0", "1.2.0"):
+        add(version=number)
+    channels.promote(store, "sums@1.0.0")
+
+    def meanwhile(question: str) -> tuple[str, bool]:
+        engine.specialist = right
+        channels.promote(store, "sums@1.1.0")
+        return right(question)
+
+    engine.specialist = meanwhile
+    error = fails(publishing.promote, "sums@1.2.0")
+    assert "became 1.1.0 meanwhile, and 1.2.0 was compared with 1.0.0" in str(error)
+    assert store.resolve("sums").card.version == "1.1.0"
+    does(publishing.promote, "sums@1.2.0")
+    assert store.resolve("sums").card.version == "1.2.0"
 
 
 @pytest.mark.usefixtures("here")
