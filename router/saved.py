@@ -44,6 +44,8 @@ class Ask:
     messages: list[dict[str, str]]
     adapter: str | None
     max_new_tokens: int
+    hints: Sequence[str] = ()
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)

@@ -180,15 +180,14 @@ class Engine:
             raise BadInput(f"max_new_tokens is {request.max_new_tokens}; give at least 1.")
         key = None if request.adapter is None else self.residency.hold(request.adapter)
         now = time.monotonic()
-        allowed = getattr(request, "deadline", None)  # these two are options; see router.saved.Ask
         return Row(
             prompt,
             key,
             min(request.max_new_tokens, longest - len(prompt)),
             index,
             submitted=now,
-            deadline=None if allowed is None else now + allowed,
-            hints=getattr(request, "hints", ()),
+            deadline=None if request.deadline is None else now + request.deadline,
+            hints=request.hints,
         )
 
     def _rows(self, requests: Sequence[Request]) -> list[Row]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.engine.base import find_base
-from router.engine.engine import Engine, Generation, Request
+from router.engine.engine import Engine, Request
 from router.engine.loop import Cancelled, Failed, Late
 from router.engine.scheduler import Busy, Closed, Outcome, Scheduler, Ticket
 from specialists.errors import BadInput
@@ -338,33 +336,3 @@ def test_closing_answers_or_cancels_what_is_there(engine: Engine) -> None:
             ticket.result(0)
     assert engine.generate([ask()])[0].tokens == 8  # its own again
     assert not any(record.used or record.held for record in engine.residency._records.values())
-
-
-def flat(engine: Engine, requests: int) -> None:
-    """Memory after so many requests is what it was after a quarter of them, to 8 MB."""
-    process, sizes = psutil.Process(), []
-    with Scheduler(engine) as scheduler:
-        for start in range(0, requests, 250):
-            tickets = [
-                scheduler.submit(ask(f"{i} {QUESTIONS[i % 4]}", NAMES[i % 3], 1 + i % 3))
-                for i in range(start, start + 250)
-            ]
-            assert all(isinstance(ticket.result(WAIT), Generation) for ticket in tickets)
-            gc.collect()
-            sizes.append(process.memory_info().rss)
-    assert max(sizes) - sizes[len(sizes) // 4] < 8 << 20, [size >> 20 for size in sizes]
-
-
-def test_memory_is_flat_over_two_thousand_requests(tiny_base: Path, tiny_adapter: Make) -> None:
-    engine = Engine(find_base(str(tiny_base)), dtype="float32", prefix_bytes=1 << 20)
-    engine.add("one", tiny_adapter("one"))
-    engine.add("two", tiny_adapter("two"))
-    flat(engine, 2000)
-
-
-@pytest.mark.slow
-def test_memory_is_flat_over_ten_thousand_requests(tiny_base: Path, tiny_adapter: Make) -> None:
-    engine = Engine(find_base(str(tiny_base)), dtype="float32", prefix_bytes=1 << 20)
-    engine.add("one", tiny_adapter("one"))
-    engine.add("two", tiny_adapter("two"))
-    flat(engine, 10_000)
