@@ -63,7 +63,7 @@ class Question:
 def material(engine: Engine, rounds: int, each: int, most: int | None) -> list[list[Question]]:
     """The questions of every round, the warm-up included: so many of each domain."""
     from registry.store import Store
-    from router.ask import hints
+    from router.prompting import hints
     from router.engine.engine import Request
     from specialists.domain import items, load
     from specialists.prompts import messages

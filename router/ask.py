@@ -1,35 +1,28 @@
-"""From a question to an answer: decide who answers, generate, and read the answer out of the text."""
+"""From a question to an answer in one process: decide who answers, generate, and read the answer."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from registry.store import Store, Version, verify
-from specialists.domain import items, load
 from specialists.errors import BadInput
-from specialists.parsers import PARSERS
-from specialists.prompts import PROMPTS, messages
 
 from .answer import Answer, Status
+from .prompting import Turns, ask_base, ask_specialist, read, turns
 from .settings import setting
 
 if TYPE_CHECKING:
     from .claude import Claude
-    from .engine.engine import Engine, Generation, Request
+    from .engine.engine import Engine, Request
     from .route import Decision, Entry, Router
 
-BASE_TOKENS = 512  # how far the base may write when it answers alone
 CLAUDE_TOKENS = 1024  # how far Claude may write, which includes what it thinks first
 BASE, AUTO = "base", "auto"  # what `specialist` can be besides a name: no specialist, or the one that fits
 CLAUDE = "claude"  # what `fallback` can be besides "base" and "none"
-HINTS = 20  # worked solutions that speed up a specialist whose domain is installed (lookup.py)
-HISTORY = 4  # earlier turns that the base or Claude sees in a conversation
 
-Turns = Sequence[tuple[str, str]]
 T = TypeVar("T")
 
 
@@ -179,7 +172,7 @@ class Asker:
         generations = self._open().generate(requests, forward)
         for i, version, generation in zip(wanted, versions, generations, strict=True):
             note = self._notes.get(version.ref) if version else None
-            answers[i] = _read(decisions[i], version, generation, (note,) if note else ())
+            answers[i] = read(decisions[i], version, generation, (note,) if note else ())
         return answers
 
     def _stays(self, decision: Decision) -> bool:
@@ -192,8 +185,8 @@ class Asker:
             return Answer(decision, Status.REFUSED)
         from .fallback import ask_claude
 
-        turns = _turns(decision.question, history)
-        return ask_claude(self.claude, decision, turns, self.max_new_tokens or CLAUDE_TOKENS)
+        conversation = turns(decision.question, history)
+        return ask_claude(self.claude, decision, conversation, self.max_new_tokens or CLAUDE_TOKENS)
 
     def _version(self, decision: Decision) -> Version | None:
         if decision.specialist is None:
@@ -206,16 +199,10 @@ class Asker:
         return self._engine
 
     def _request(self, question: str, version: Version | None, history: Turns) -> Request:
-        from .engine.engine import Request
-
         if version is None:
-            conversation = [*messages(PROMPTS["plain"], question)[:1], *_turns(question, history)]
-            return Request(conversation, None, self.max_new_tokens or BASE_TOKENS)
+            return ask_base(turns(question, history), self.max_new_tokens)
         self._load(version)
-        length = self.max_new_tokens or version.card.max_new_tokens
-        return Request(
-            messages(version.prompt_text(), question), version.ref, length, hints(version.card.name)
-        )
+        return ask_specialist(version, question, self.max_new_tokens)
 
     def _load(self, version: Version) -> None:
         """Put a version's adapter into the engine, once, when its bytes and its base are right."""
@@ -227,39 +214,3 @@ class Asker:
             verify(version)
             engine.add(version.ref, version.path)
             self._notes[version.ref] = note
-
-
-@cache
-def hints(name: str) -> tuple[str, ...]:
-    """Worked solutions of an installed domain of that name, which its specialist's answers repeat in parts."""
-    try:
-        domain = load(name)
-    except BadInput:
-        return ()
-    return tuple(domain.worked(task) for task in items(domain, "train", HINTS))
-
-
-def _turns(question: str, history: Turns) -> list[dict[str, str]]:
-    """A conversation up to the question, without what nobody answered."""
-    answered = [(asked, said) for asked, said in history if said.strip()][-HISTORY:]
-    turns = [
-        {"role": role, "content": text}
-        for turn in answered
-        for role, text in zip(("user", "assistant"), turn, strict=True)
-    ]
-    return [*turns, {"role": "user", "content": question}]
-
-
-def _read(decision: Decision, version: Version | None, said: Generation, notes: tuple[str, ...]) -> Answer:
-    """What a generation amounts to. Text cut in mid-air is truncated unless it already holds an answer."""
-    if version is None:
-        answer = said.text.strip() or None
-        status = Status.TRUNCATED if said.truncated else Status.HANDED_ON
-    else:
-        answer = PARSERS[version.card.parser](said.text)
-        status = Status.TRUNCATED if said.truncated else Status.UNPARSED
-        if answer is not None:
-            status = Status.ANSWERED
-    return Answer(
-        decision, status, answer, said.text, said.tokens, said.seconds, said.first_token_seconds, notes
-    )

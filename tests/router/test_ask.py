@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from registry.register import register
-from router import ask
+from router import ask, prompting
 from router.ask import Answer, Asker, Status, clean, later
 from specialists.errors import BadInput, Damaged
 from specialists.prompts import PROMPTS
@@ -136,11 +136,11 @@ def test_changed_weights_are_not_used(served: Any) -> None:
 
 def test_history_reaches_the_base_only(served: Any) -> None:
     served.queue("She wrote programs.", "Answer: yes")
-    turns = [(f"question {i}", f"answer {i}") for i in range(ask.HISTORY + 2)]
+    turns = [(f"question {i}", f"answer {i}") for i in range(prompting.HISTORY + 2)]
     one(Asker(), OTHER, history=turns)
     one(Asker(), COLOUR, history=turns)
     base, specialist = ([message["content"] for message in request.messages] for request in served.requests)
-    recent = [text for turn in turns[-ask.HISTORY :] for text in turn]
+    recent = [text for turn in turns[-prompting.HISTORY :] for text in turn]
     assert base == [PROMPTS["plain"], *recent, OTHER]
     assert specialist == [PROMPTS["plain"], COLOUR]
 

@@ -1,0 +1,1 @@
+"""One command for a team: the specialists behind an OpenAI-compatible HTTP interface, and a page."""

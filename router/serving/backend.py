@@ -1,0 +1,63 @@
+"""Where a server's text is generated: in this process (local.py) or on vLLM servers (router.cluster)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from registry.store import Version
+
+from ..engine.engine import Generation, Request
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy a backend is: requests that wait, requests under way."""
+
+    waiting: int
+    under_way: int
+
+
+class Backend(Protocol):
+    """Generates for a server, on its event loop. Whatever takes long is done in a thread or awaited."""
+
+    @property
+    def base(self) -> str:
+        """The id of the base, known once it is open."""
+        ...
+
+    async def open(self) -> None:
+        """Make ready. Raises RouterError when that cannot be."""
+        ...
+
+    async def close(self) -> None:
+        """Take nothing more, and return when what is under way has ended."""
+        ...
+
+    def fault(self) -> str | None:
+        """Why no request can be answered now, in a sentence; None when all is well."""
+        ...
+
+    def load(self) -> Load:
+        """How busy it is."""
+        ...
+
+    async def add(self, version: Version) -> str | None:
+        """Make a version ready to answer as `version.ref`; what is to be known of it with this base, or None.
+
+        Without effect when it is there. Raises RouterError when it does not fit the base or is damaged.
+        """
+        ...
+
+    async def remove(self, ref: str) -> None:
+        """Let a version go. What it is answering is finished."""
+        ...
+
+    def stream(self, request: Request) -> AsyncIterator[str | Generation]:
+        """The text in pieces as it is written, then how it went. `request.adapter` is a ref that was added, or None.
+
+        Closing the iterator cancels the request. Raises Busy when as many wait as may (before the first piece), Late,
+        Failed, or another RouterError.
+        """
+        ...
