@@ -84,7 +84,7 @@ def open_test(name: str, n: int, rounds: int, most: int | None) -> Test:
 
 def ours(engine: Engine, test: Test, turn: int) -> Figures:
     """A round by our engine."""
-    from router.engine.engine import Request
+    from router.engine.request import Request
 
     tasks = sorted(test.rounds[turn], key=lambda task: -len(test.domain.worked(task)))
     requests = [Request(test.turns(task), test.version.ref, test.tokens) for task in tasks]

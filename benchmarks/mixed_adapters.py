@@ -46,7 +46,8 @@ from peers import Peer
 from registry.report import environment
 
 if TYPE_CHECKING:
-    from router.engine.engine import Engine, Generation
+    from router.engine.engine import Engine
+    from router.engine.request import Generation
 
 ASKED = {
     "one_over_base": 0.92,
@@ -88,7 +89,7 @@ def chosen(distinct: int, rows: int) -> list[int | None]:
 
 def ours(engine: Engine, questions: Questions, rows: int, distinct: int, tokens: int, turn: int) -> Figures:
     """One call of the engine. Raises RuntimeError when its answers are not as long as they should be."""
-    from router.engine.engine import Request
+    from router.engine.request import Request
 
     requests = [
         Request(messages, None if index is None else str(index), tokens)

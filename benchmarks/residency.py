@@ -37,8 +37,9 @@ from specialists.paths import write_atomic
 if TYPE_CHECKING:
     from router.engine.base import Base
     from router.engine.batch import Row
-    from router.engine.engine import Engine, Request
+    from router.engine.engine import Engine
     from router.engine.loop import Loop
+    from router.engine.request import Request
 
 ASKED = {  # at most
     "switch_over_step": 1.0,
@@ -72,7 +73,7 @@ def many_folders(base: Base, folder: Path, count: int, rank: int) -> list[Path]:
 
 def asker(engine: Engine) -> Callable[[str | None, int], Request]:
     """Makes requests of an adapter and a length, no question twice."""
-    from router.engine.engine import Request
+    from router.engine.request import Request
     from specialists.domain import load
 
     domain, index = load("dates"), iter(range(10**9))

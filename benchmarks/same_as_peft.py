@@ -37,7 +37,8 @@ def answered(engine: Engine, versions: Sequence[Version], n: int) -> dict[str, l
     """The finished rows of every specialist, all of which were answered in one mixed batch."""
     import torch
 
-    from router.engine.engine import MAX_BATCH, PREFILL_TOKENS, Request
+    from router.engine.engine import MAX_BATCH, PREFILL_TOKENS
+    from router.engine.request import Request
     from specialists.domain import items, load
     from specialists.prompts import messages
 

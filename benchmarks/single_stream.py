@@ -45,7 +45,8 @@ from peers import Peer
 from registry.report import environment
 
 if TYPE_CHECKING:
-    from router.engine.engine import Engine, Request
+    from router.engine.engine import Engine
+    from router.engine.request import Request
 
 ASKED = {"ours_int8_over_llamacpp": 1.0}
 DOMAINS = ("scheduling", "dates", "cron")
@@ -63,8 +64,8 @@ class Question:
 def material(engine: Engine, rounds: int, each: int, most: int | None) -> list[list[Question]]:
     """The questions of every round, the warm-up included: so many of each domain."""
     from registry.store import Store
+    from router.engine.request import Request
     from router.prompting import hints
-    from router.engine.engine import Request
     from specialists.domain import items, load
     from specialists.prompts import messages
 

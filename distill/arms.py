@@ -90,7 +90,7 @@ def checker(
     opened: list[Engine] = []
 
     def check(folder: Path) -> Check:
-        from router.engine.engine import Request
+        from router.engine.request import Request
 
         if not opened:
             opened.append(engine())

@@ -217,7 +217,7 @@ class Local(Unpaid):
             self.id += f"+{self.adapter}"
 
     def _make(self, prompts: Sequence[Prompt], came: Callable[[int, Reply], None]) -> None:
-        from router.engine.engine import Request
+        from router.engine.request import Request
 
         requests = [
             Request(messages(prompt.system, prompt.text), self.adapter, prompt.max_tokens)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .route import Decision
+    from .decision import Decision
 
 
 class Status(StrEnum):

@@ -16,8 +16,10 @@ from .settings import setting
 
 if TYPE_CHECKING:
     from .claude import Claude
-    from .engine.engine import Engine, Request
-    from .route import Decision, Entry, Router
+    from .decision import Decision
+    from .engine.engine import Engine
+    from .engine.request import Request
+    from .route import Entry, Router
 
 CLAUDE_TOKENS = 1024  # how far Claude may write, which includes what it thinks first
 BASE, AUTO = "base", "auto"  # what `specialist` can be besides a name: no specialist, or the one that fits
@@ -31,7 +33,7 @@ def clean(question: str) -> str:
 
     Raises BadInput when it is empty or too long, without loading anything.
     """
-    from .route import checked
+    from .decision import checked
 
     text = question.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return checked(text.replace("\0", "").removeprefix("\ufeff"))
@@ -39,7 +41,7 @@ def clean(question: str) -> str:
 
 def undecided(question: str, reason: str) -> Decision:
     """The decision on what is not a question."""
-    from .route import Decision
+    from .decision import Decision
 
     return Decision(question, None, None, None, None, None, (), reason)
 
@@ -133,7 +135,7 @@ class Asker:
 
     def decide(self, questions: Sequence[str]) -> list[Decision]:
         """Who answers each question. Raises BadInput for a question that `clean` refuses."""
-        from .route import Decision
+        from .decision import Decision
 
         texts = [clean(question) for question in questions]
         if not self.routed:

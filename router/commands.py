@@ -29,7 +29,7 @@ from .render import (
 if TYPE_CHECKING:
     from .answer import Answer
     from .ask import Asker
-    from .route import Decision
+    from .decision import Decision
 
 NO_ANSWER = FELL_SHORT = 1  # exit codes: a text without an answer; a specialist not shown to be better
 SHOWN = 200  # characters of a refused line that its JSON repeats

@@ -15,7 +15,7 @@ from .ledger import OverBudget
 from .settings import setting
 
 if TYPE_CHECKING:
-    from .route import Decision
+    from .decision import Decision
 
 PURPOSE = "ask"
 CUT = ("max_tokens", "model_context_window_exceeded", "pause_turn")

@@ -15,8 +15,8 @@ from specialists.prompts import PROMPTS, messages
 from .answer import Answer, Status
 
 if TYPE_CHECKING:
-    from .engine.engine import Generation, Request
-    from .route import Decision
+    from .decision import Decision
+    from .engine.request import Generation, Request
 
 BASE_TOKENS = 512  # how far the base may write when it answers alone
 HINTS = 20  # worked solutions that speed up a specialist whose domain is installed (lookup.py)
@@ -39,7 +39,7 @@ def turns(question: str, history: Turns) -> Conversation:
 
 def ask_base(conversation: Sequence[dict[str, str]], max_new_tokens: int | None = None) -> Request:
     """The request for the base alone. A conversation without a system message gets the plain one."""
-    from .engine.engine import Request
+    from .engine.request import Request
 
     plain = messages(PROMPTS["plain"], "")[:1]
     whole = conversation if conversation[0]["role"] == "system" else [*plain, *conversation]
@@ -48,7 +48,7 @@ def ask_base(conversation: Sequence[dict[str, str]], max_new_tokens: int | None 
 
 def ask_specialist(version: Version, question: str, max_new_tokens: int | None = None) -> Request:
     """The request for a specialist, which sees one question under the prompt it was trained with."""
-    from .engine.engine import Request
+    from .engine.request import Request
 
     length = max_new_tokens or version.card.max_new_tokens
     return Request(messages(version.prompt_text(), question), version.ref, length, hints(version.card.name))

@@ -15,7 +15,7 @@ from specialists.errors import BadInput
 
 if TYPE_CHECKING:
     from .answer import Answer
-    from .route import Decision
+    from .decision import Decision
 
 BATCH = 16  # lines answered together: decoding is bound by memory, so sixteen cost little more than one
 PATIENCE = 0.02  # seconds to wait for one more line of a batch

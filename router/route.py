@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from specialists.errors import BadInput
 
 from .calibrate import Calibrator, background, shipped
+from .decision import Decision, Nearest, checked
 from .embed import Encoder, cached_vectors
 from .scores import Scores
 
-MAX_CHARACTERS = 8000  # some 2,000 tokens of English, ten windows of the encoder: far beyond any question
 SHOWN = 3  # nearest exemplars that a decision lists
 SAME = 0.9  # a background question this near to an exemplar is what that specialist is for, so it is left out
 
@@ -27,84 +26,6 @@ class Entry:
     name: str
     version: str
     exemplars: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """An exemplar and its cosine similarity to the question."""
-
-    text: str
-    specialist: str
-    similarity: float
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Who answers, and why.
-
-    confidence is the estimated probability that the best specialist is the right one; when that is below
-    threshold, specialist is None and runner_up names the one that came closest. Otherwise runner_up is the
-    second best, if any. When the user named the specialist (asked_for) nothing was measured: confidence and
-    threshold are None.
-    """
-
-    question: str
-    specialist: str | None
-    version: str | None
-    confidence: float | None
-    threshold: float | None
-    runner_up: tuple[str, float] | None
-    exemplars: tuple[Nearest, ...]
-    reason: str
-
-    @classmethod
-    def asked_for(cls, question: str, entry: Entry | None) -> Decision:
-        """The decision when the user named the specialist, or the base alone (None)."""
-        name, version = (entry.name, entry.version) if entry else (None, None)
-        return cls(
-            question, name, version, None, None, None, (), f"{name or 'the base'} was asked for by name"
-        )
-
-    @property
-    def abstained(self) -> bool:
-        """True if no specialist should answer."""
-        return self.specialist is None
-
-    def to_json(self) -> dict[str, Any]:
-        """The stable JSON object of `router route --json`."""
-        return {
-            "question": self.question,
-            "specialist": self.specialist,
-            "version": self.version,
-            "confidence": _rounded(self.confidence),
-            "threshold": _rounded(self.threshold),
-            "runner_up": (
-                {"specialist": self.runner_up[0], "confidence": _rounded(self.runner_up[1])}
-                if self.runner_up
-                else None
-            ),
-            "exemplars": [
-                {"text": near.text, "specialist": near.specialist, "similarity": _rounded(near.similarity)}
-                for near in self.exemplars
-            ],
-            "reason": self.reason,
-        }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
-def checked(question: str) -> str:
-    """The question without surrounding space. Raises BadInput when it is empty or too long to be one."""
-    text = question.strip()
-    if not text:
-        raise BadInput("The question is empty; type one.")
-    if len(text) > MAX_CHARACTERS:
-        raise BadInput(
-            f"The question has {len(text):,} characters and at most {MAX_CHARACTERS:,} are read; shorten it."
-        )
-    return text
 
 
 class Router:
@@ -162,6 +83,9 @@ class Router:
     ) -> Decision:
         order = np.argsort(-confidences, kind="stable")
         ranked = [(self.entries[i], float(confidences[i])) for i in order[:2]]
+        scores = tuple(
+            (entry.name, float(value)) for entry, value in zip(self.entries, confidences, strict=True)
+        )
         (best, confidence), threshold = ranked[0], self.calibrator.threshold
         nearest = tuple(
             Nearest(text=exemplar, specialist=name, similarity=float(similarities[i]))
@@ -170,7 +94,11 @@ class Router:
         )
         if confidence < threshold:
             reason = f"no specialist reaches {threshold:.2f}; {best.name} comes closest with {confidence:.2f}"
-            return Decision(text, None, None, confidence, threshold, (best.name, confidence), nearest, reason)
+            return Decision(
+                text, None, None, confidence, threshold, (best.name, confidence), nearest, reason, scores
+            )
         runner_up = (ranked[1][0].name, ranked[1][1]) if len(ranked) > 1 else None
         reason = f"{best.name} reaches {confidence:.2f}, and {threshold:.2f} is enough"
-        return Decision(text, best.name, best.version, confidence, threshold, runner_up, nearest, reason)
+        return Decision(
+            text, best.name, best.version, confidence, threshold, runner_up, nearest, reason, scores
+        )

@@ -212,7 +212,7 @@ class FakeRouter:
     """Routes a question to "colours" when it holds that word, and abstains otherwise."""
 
     def route_many(self, questions: Sequence[str]) -> list[Any]:
-        from router.route import Decision, Nearest
+        from router.decision import Decision, Nearest
 
         near = (Nearest("Which colours are warm?", "colours", 0.8),)
         return [

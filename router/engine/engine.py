@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from .model import open_model
 from .packed import can_pack
 from .precision import resolve, to_int8
 from .prefix import PREFIX_BYTES, PrefixCache
+from .request import Generation, Request
 from .residency import ADAPTER_BYTES, Residency
 from .stream import Stream
 
@@ -30,40 +30,6 @@ PREFILL_TOKENS = 4096  # prompt positions, padding included, computed in one for
 PACK_FROM = 8  # requests from which packing the weights (about a second) pays
 
 OnToken = Callable[[int, str], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """Chat messages, the adapter to answer with (None: the bare base), and the most tokens to write.
-
-    hints: texts that the answer may repeat in parts, such as worked solutions; they speed it up and change nothing.
-    deadline: seconds from when it is asked; what is written by then is the answer, and there is none when it has not
-    been begun.
-    """
-
-    messages: Sequence[dict[str, str]]
-    adapter: str | None = None
-    max_new_tokens: int = 512
-    hints: Sequence[str] = ()
-    deadline: float | None = None
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What came of a request. `truncated`: it was cut at max_new_tokens, at the model's longest context or, `late`,
-    at its deadline.
-
-    seconds and first_token_seconds count from when the request's prompt entered the model, which was waited_seconds
-    after it was asked.
-    """
-
-    text: str
-    tokens: int
-    truncated: bool
-    seconds: float
-    first_token_seconds: float
-    waited_seconds: float = 0.0
-    late: bool = False
 
 
 class Engine:
@@ -213,4 +179,5 @@ class Engine:
             (row.first or now) - row.started,
             row.started - row.submitted,
             row.late,
+            len(row.prompt),
         )

@@ -13,8 +13,9 @@ import torch
 from specialists.errors import RouterError, Unavailable
 
 from .batch import Row
-from .engine import Engine, Generation, Request
+from .engine import Engine
 from .loop import Failed
+from .request import Generation, Request
 from .stream import Stream
 from .threads import release
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from registry.store import Version
 
-from ..engine.engine import Generation, Request
+from ..engine.request import Generation, Request
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def test_peft_loads_what_we_train(base: Base, some: list[Example], tmp_path: Pat
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from router.engine.engine import Engine, Request
+    from router.engine.engine import Engine
+    from router.engine.request import Request
 
     train(some, replace(base, revision="0123abcd" * 5), tmp_path / "a", CONFIG)
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from router.engine import residency as module
-from router.engine.engine import Request
+from router.engine.request import Request
 from router.engine.residency import Residency
 
 SIZE = (

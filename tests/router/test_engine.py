@@ -12,8 +12,9 @@ import torch
 
 from router.engine import engine as module
 from router.engine.base import find_base
-from router.engine.engine import Engine, Generation, Request
+from router.engine.engine import Engine
 from router.engine.prefix import SHARE_FROM
+from router.engine.request import Generation, Request
 from specialists.errors import BadInput, Damaged
 
 QUESTIONS = ["hi", "a somewhat longer question, is it not?", "x", "middling length here", "hi there", "six"]

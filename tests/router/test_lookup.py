@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engine.base import find_base
-from router.engine.engine import Engine, Request
+from router.engine.engine import Engine
 from router.engine.lookup import RUNS, Lookup, agreed
 from router.engine.model import AnyModel
+from router.engine.request import Request
 
 TOKENS = st.lists(st.integers(0, 5), max_size=60)
 QUESTION = [{"role": "user", "content": "a question"}]

@@ -12,9 +12,10 @@ import torch
 
 from router.engine.base import Base, find_base, load_model, load_tokenizer
 from router.engine.chat import FastChat, SlowChat, open_chat
-from router.engine.engine import Engine, Request
+from router.engine.engine import Engine
 from router.engine.model import AnyModel, open_model
 from router.engine.qwen2 import Qwen2, is_plain
+from router.engine.request import Request
 from specialists.errors import Damaged
 
 MESSAGES = [

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from router.engine.base import find_base
 from router.engine.cache import Cache, Layer
-from router.engine.engine import Engine, Request
+from router.engine.engine import Engine
 from router.engine.prefix import KNOWN, SHARE_FROM, PrefixCache, common
+from router.engine.request import Request
 from router.engine.scheduler import Scheduler
 
 WAIT = 120.0  # seconds after which a test fails instead of hanging

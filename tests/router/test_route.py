@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.calibrate import Calibrator, background, deal, fit, measure, phrasings, shipped
+from router.decision import MAX_CHARACTERS
 from router.embed import Encoder, load_encoder
-from router.route import MAX_CHARACTERS, Entry, Router
+from router.route import Entry, Router
 from router.scores import GAMMA, RIDGE, Scores, lead
 from specialists.domain import BUILT_IN, load
 from specialists.errors import BadInput

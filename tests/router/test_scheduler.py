@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.engine.base import find_base
-from router.engine.engine import Engine, Request
+from router.engine.engine import Engine
 from router.engine.loop import Cancelled, Failed, Late
+from router.engine.request import Request
 from router.engine.scheduler import Busy, Closed, Outcome, Scheduler, Ticket
 from specialists.errors import BadInput
 

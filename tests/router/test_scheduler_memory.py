@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from router.engine.base import find_base
-from router.engine.engine import Engine, Generation, Request
+from router.engine.engine import Engine
+from router.engine.request import Generation, Request
 from router.engine.scheduler import Scheduler
 
 QUESTIONS = ["hi", "a somewhat longer question, is it not?", "x", "What is it that they all begin with? " * 3]
