@@ -39,9 +39,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _question = click.argument("question", nargs=-1)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-_base = click.option("--base", metavar="SPEC", help="Base weights: a folder, or a Hub id with @REVISION.")
+BASE_OPTION = click.option(
+    "--base", metavar="SPEC", help="Base weights: a folder, or a Hub id with @REVISION."
+)
 _PRECISIONS = click.Choice(["auto", "bf16", "int8"])
-_precision = click.option(
+PRECISION_OPTION = click.option(
     "--precision",
     type=_PRECISIONS,
     help="How weights are multiplied; auto: in 8 bits where the processor can.",
@@ -77,8 +79,8 @@ def _answering(command: F) -> F:
             metavar="DOLLARS",
             help="The most Claude may cost.  [default: 0.05]",
         ),
-        _base,
-        _precision,
+        BASE_OPTION,
+        PRECISION_OPTION,
         click.option(
             "--max-new-tokens", type=COUNT, help="Cut answers there, instead of where the specialist says."
         ),
@@ -261,7 +263,7 @@ def chat(explain: bool, **options: Any) -> None:
 @click.option(
     "--check", is_flag=True, help="Exit with 1 unless every specialist is shown to beat base and shortcuts."
 )
-@_base
+@BASE_OPTION
 @click.option(
     "--precision", type=_PRECISIONS, default="bf16", show_default=True, help="How weights are multiplied."
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,20 @@ class Load:
 
     waiting: int
     under_way: int
+
+
+class Pieces(Protocol):
+    """A request under way: text in pieces as it is written, and last how it went. An async generator will do."""
+
+    def __aiter__(self) -> AsyncIterator[str | Generation]: ...
+
+    def __anext__(self) -> Awaitable[str | Generation]:
+        """Raises Late, Failed or another RouterError when there is no answer."""
+        ...
+
+    def aclose(self) -> Awaitable[None]:
+        """Not wanted any more: what it holds is free soon after. Without effect once it has ended."""
+        ...
 
 
 class Backend(Protocol):
@@ -54,10 +68,9 @@ class Backend(Protocol):
         """Let a version go. What it is answering is finished."""
         ...
 
-    def stream(self, request: Request) -> AsyncIterator[str | Generation]:
-        """The text in pieces as it is written, then how it went. `request.adapter` is a ref that was added, or None.
+    def stream(self, request: Request) -> Pieces:
+        """Begin to answer. `request.adapter` is a ref that was added, or None.
 
-        Closing the iterator cancels the request. Raises Busy when as many wait as may (before the first piece), Late,
-        Failed, or another RouterError.
+        Raises Busy when as many wait as may, BadInput for a prompt that is too long; or reading the pieces does.
         """
         ...

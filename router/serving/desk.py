@@ -1,0 +1,235 @@
+"""Who is on duty and who answers: the registered specialists, kept up to date, and a backend that writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from registry.store import Store, Version
+from specialists.errors import BadInput, RouterError, Unavailable
+
+from ..answer import Answer, Status
+from ..ask import AUTO, BASE, clean
+from ..decision import Decision
+from ..engine.request import Generation
+from ..engine.threads import release
+from ..prompting import ask_base, ask_specialist, read
+from ..route import Entry, Router
+
+if TYPE_CHECKING:
+    from ..embed import Encoder
+    from .backend import Backend, Pieces
+
+LOOK = 1.0  # seconds between two looks at the registry
+
+log = logging.getLogger(__name__)
+
+
+class NotAllowed(BadInput):
+    """The key may not ask this specialist."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question on its way. `pieces` is None where nobody answers: no specialist fits, and the base may not."""
+
+    decision: Decision
+    version: Version | None
+    note: str | None
+    pieces: Pieces | None
+
+
+class Desk:
+    """Decides who answers and lets the backend write. Used from one event loop.
+
+    allowed: names of specialists that whoever asks may ask, None for all. fallback: "base" or "none", for questions
+    that fit no specialist. What is registered is looked at every second, so that `router register` in another terminal
+    needs no restart; a specialist that cannot be used is left out, with a line in the log, and in `problems`.
+    """
+
+    def __init__(self, backend: Backend, store: Store | None = None, fallback: str = BASE) -> None:
+        self.backend, self.store, self.fallback = backend, store or Store(), fallback
+        self.versions: Mapping[str, Version] = {}  # on duty, by name
+        self.notes: dict[str, str | None] = {}  # ref -> what is to be known of it with this base
+        self.problems: list[str] = []
+        self._router: Router | None = None
+        self._encoder: Encoder | None = None
+        self._stamp: object = None
+        self._changing = asyncio.Lock()
+        self._watch: asyncio.Task[None] | None = None
+        self._closing = False
+        # One thread, which lets its helpers go: see threads.py.
+        self._routing = ThreadPoolExecutor(1, "routing")
+
+    async def open(self) -> None:
+        """Open the backend and bring the specialists on duty, once. Raises RouterError."""
+        from ..embed import load_encoder
+
+        if self._watch:
+            return
+
+        encoder = asyncio.get_running_loop().run_in_executor(self._routing, load_encoder)
+        await self.backend.open()
+        self._encoder = await encoder
+        await self.refresh()
+        self._watch = asyncio.create_task(self._keep_looking())
+
+    def stop(self) -> None:
+        """Take no more questions."""
+        self._closing = True
+
+    async def close(self) -> None:
+        """Take no more questions and return when those under way are answered."""
+        self.stop()
+        if self._watch:
+            self._watch.cancel()
+        await self.backend.close()
+        self._routing.shutdown()
+
+    def fault(self) -> str | None:
+        """Why no question can be answered now; None when all is well."""
+        if self._closing:
+            return "The server is stopping; ask again when it is back."
+        return self.backend.fault() or (None if self._router else "The specialists are being read.")
+
+    async def decide(self, question: str, allowed: frozenset[str] | None = None) -> Decision:
+        """Who answers a question. Raises BadInput when it is empty or too long, Unavailable while starting."""
+        text = clean(question)
+        router = self._require()
+        decision = await asyncio.get_running_loop().run_in_executor(self._routing, _route, router, text)
+        if decision.specialist is None or allowed is None or decision.specialist in allowed:
+            return decision
+        reason = f"{decision.specialist} fits, but this key may not ask it"
+        closest = (decision.specialist, decision.confidence or 0.0)
+        return replace(decision, specialist=None, version=None, runner_up=closest, reason=reason)
+
+    async def ask(
+        self,
+        model: str,
+        conversation: Sequence[dict[str, str]],
+        max_tokens: int | None = None,
+        deadline: float | None = None,
+        allowed: frozenset[str] | None = None,
+    ) -> Asked:
+        """Begin to answer the last message of a conversation, which is the user's.
+
+        model: auto, base, or NAME[@VERSION]. Raises BadInput for an unknown model or question, NotAllowed, and what the
+        backend raises. Close `pieces` when the answer is not wanted any more.
+        """
+        question = clean(conversation[-1]["content"])
+        self._require()
+        version: Version | None = None
+        if model == AUTO:
+            decision = await self.decide(question, allowed)
+            if decision.specialist:
+                version = self.versions.get(decision.specialist)  # gone since: the base answers
+        elif model == BASE:
+            decision = Decision.asked_for(question, None)
+        else:
+            version = await self._named(model, allowed)
+            decision = Decision.asked_for(question, _entry(version))
+        if version is None and model != BASE and self.fallback != BASE:
+            return Asked(decision, None, None, None)
+        if version is None:
+            request = ask_base([*conversation[:-1], {"role": "user", "content": question}], max_tokens)
+            note = None
+        else:
+            note = await self.backend.add(version)
+            request = ask_specialist(version, question, max_tokens)
+        return Asked(decision, version, note, self.backend.stream(replace(request, deadline=deadline)))
+
+    async def answer(self, asked: Asked) -> AsyncGenerator[str | tuple[Answer, Generation], None]:
+        """The text in pieces, and last what became of the question; closing it cancels the request."""
+        if asked.pieces is None:
+            yield Answer(asked.decision, Status.REFUSED), Generation("", 0, False, 0.0, 0.0)
+            return
+        async with aclosing(asked.pieces):
+            async for piece in asked.pieces:
+                if isinstance(piece, Generation):
+                    notes = (asked.note,) if asked.note else ()
+                    yield read(asked.decision, asked.version, piece, notes), piece
+                else:
+                    yield piece
+
+    async def refresh(self) -> None:
+        """Bring on duty what is registered now, and let the others go."""
+        async with self._changing:
+            stamp = await asyncio.to_thread(_stamp, self.store)
+            if stamp == self._stamp:
+                return
+            found = await asyncio.to_thread(self.store.list)
+            problems = list(self.store.problems)
+            versions: dict[str, Version] = {}
+            for version in found:
+                try:
+                    self.notes[version.ref] = await self.backend.add(version)
+                    versions[version.card.name] = version
+                except RouterError as error:
+                    problems.append(f"{version.ref} is left out: {error}")
+            for problem in problems:
+                if problem not in self.problems:
+                    log.warning(problem)
+            assert self._encoder is not None
+            loop = asyncio.get_running_loop()
+            router = await loop.run_in_executor(self._routing, _build, list(versions.values()), self._encoder)
+            before = {version.ref for version in self.versions.values()}
+            self.versions, self._router, self.problems, self._stamp = versions, router, problems, stamp
+            for ref in before - {version.ref for version in versions.values()}:
+                self.notes.pop(ref, None)
+                await self.backend.remove(ref)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            try:
+                await self.refresh()
+            except Exception:
+                log.warning("the registry could not be read again", exc_info=True)
+
+    async def _named(self, ref: str, allowed: frozenset[str] | None) -> Version:
+        """The version that a model's name means, without the disk where it is on duty."""
+        name = ref.partition("@")[0]
+        if allowed is not None and name not in allowed:
+            raise NotAllowed(f"This key may not ask {name!r}.")
+        if ref in self.versions:
+            return self.versions[ref]
+        return await asyncio.to_thread(self.store.resolve, ref)
+
+    def _require(self) -> Router:
+        if (fault := self.fault()) or self._router is None:
+            raise Unavailable(fault or "The specialists are being read.")
+        return self._router
+
+
+def _entry(version: Version) -> Entry:
+    return Entry(version.card.name, version.card.version, version.card.exemplars)
+
+
+def _route(router: Router, text: str) -> Decision:
+    try:
+        return router.route(text)
+    finally:
+        release()
+
+
+def _build(versions: list[Version], encoder: Encoder) -> Router:
+    try:
+        return Router([_entry(version) for version in versions], encoder)
+    finally:
+        release()
+
+
+def _stamp(store: Store) -> object:
+    """What changes whenever something is registered, promoted, hidden or removed."""
+    found: list[tuple[str, int]] = []
+    for pattern in ("*", ".history/*", ".hidden/*", ".hidden/*/*"):
+        for path in store.home.glob(pattern):
+            with contextlib.suppress(OSError):
+                found.append((str(path), path.stat().st_mtime_ns))
+    return sorted(found)

@@ -1,0 +1,118 @@
+"""The backend in this process: one engine under a scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+
+from registry.store import Version, verify
+from specialists.errors import RouterError
+
+from ..engine.request import Generation, Request
+from ..engine.scheduler import QUEUE, ROWS, Scheduler, Ticket
+from .backend import Load, Pieces
+
+
+class Local:
+    """One base in this process. base, precision: as for `router ask`; queue, rows: as for Scheduler."""
+
+    def __init__(
+        self,
+        base: str | None = None,
+        precision: str | None = None,
+        queue: int = QUEUE,
+        rows: int = ROWS,
+    ) -> None:
+        self._spec, self._precision = base, precision
+        self._queue, self._rows = queue, rows
+        self._scheduler: Scheduler | None = None
+        self._notes: dict[str, str | None] = {}  # ref -> what is to be known of it with this base
+
+    @property
+    def base(self) -> str:
+        """See Backend."""
+        return self._scheduler.engine.base.id if self._scheduler else ""
+
+    async def open(self) -> None:
+        """See Backend."""
+        self._scheduler = await asyncio.to_thread(self._open)
+
+    def _open(self) -> Scheduler:
+        from ..ask import open_engine
+
+        return Scheduler(open_engine(self._spec, self._precision), self._queue, self._rows)
+
+    async def close(self) -> None:
+        """See Backend."""
+        if self._scheduler:
+            await asyncio.to_thread(self._scheduler.close)
+
+    def fault(self) -> str | None:
+        """See Backend."""
+        if self._scheduler is None:
+            return "The base is being opened; ask again in a few seconds."
+        return None
+
+    def load(self) -> Load:
+        """See Backend."""
+        if self._scheduler is None:
+            return Load(0, 0)
+        return Load(self._scheduler.waiting, self._scheduler.under_way)
+
+    async def add(self, version: Version) -> str | None:
+        """See Backend."""
+        if version.ref not in self._notes:
+            self._notes[version.ref] = await asyncio.to_thread(self._add, version)
+        return self._notes[version.ref]
+
+    def _add(self, version: Version) -> str | None:
+        from ..engine.base import compatible
+
+        assert self._scheduler is not None
+        engine = self._scheduler.engine
+        note = compatible(version.card.base, version.card.base_weights, engine.base)
+        verify(version)
+        engine.add(version.ref, version.path)
+        return note
+
+    async def remove(self, ref: str) -> None:
+        """See Backend."""
+        if self._notes.pop(ref, None) is not None or ref in (
+            self._scheduler.engine.adapters if self._scheduler else ()
+        ):
+            assert self._scheduler is not None
+            await asyncio.to_thread(self._scheduler.engine.remove, ref)
+
+    def stream(self, request: Request) -> Pieces:
+        """See Backend. The request is taken now, so that Busy comes before anything is read."""
+        assert self._scheduler is not None
+        news: asyncio.Queue[str | Generation | RouterError] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def tell(piece: str | Generation | RouterError) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, piece)
+
+        return _Pieces(self._scheduler.submit(request, tell, tell), news)
+
+
+class _Pieces:
+    """What a ticket gives, on the event loop. Closed before it was ever read, it cancels too, unlike a generator."""
+
+    def __init__(self, ticket: Ticket, news: asyncio.Queue[str | Generation | RouterError]) -> None:
+        self._ticket, self._news = ticket, news
+        self._over = False
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> str | Generation:
+        if self._over:
+            raise StopAsyncIteration
+        piece = await self._news.get()
+        self._over = not isinstance(piece, str)
+        if isinstance(piece, RouterError):
+            raise piece
+        return piece
+
+    async def aclose(self) -> None:
+        self._over = True
+        self._ticket.cancel()
