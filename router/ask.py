@@ -12,6 +12,7 @@ from specialists.errors import BadInput
 
 from .answer import Answer, Status
 from .prompting import Turns, ask_base, ask_specialist, read, turns
+from .remote import Server
 from .settings import setting
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Asker:
     base: where the base weights are (see engine.base.find_base). precision: see open_engine. specialist: a name or
     name@version that answers whatever is asked, "base" for none, "auto" for the one that fits. fallback: "base",
     "claude" or "none", for questions that fit no specialist. max_new_tokens: in place of what the cards say.
-    claude_model, budget (dollars): for that fallback only (see fallback.open_claude).
+    claude_model, budget (dollars): for that fallback only (see fallback.open_claude). server: one that routes and
+    generates in place of encoder and base here, which are not loaded then.
     """
 
     def __init__(
@@ -106,14 +108,16 @@ class Asker:
         claude_model: str | None = None,
         budget: float | None = None,
         precision: str | None = None,
+        server: Server | None = None,
     ) -> None:
         self.store = store or Store()
         self.fallback = fallback
         self.max_new_tokens = max_new_tokens
         self._base, self._precision = base, precision
         self._router: Future[Router] | None = None
-        self._engine: Engine | None = None
+        self._engine: Engine | Server | None = server
         self._notes: dict[str, str | None] = {}  # adapter -> note on its base, once it is loaded
+        self.server = server
         self.routed = specialist == AUTO
         self._forced = None if specialist in (AUTO, BASE) else self.store.resolve(specialist)
         self.claude: Claude | None = None
@@ -128,6 +132,8 @@ class Asker:
 
     def prepare(self, engine: bool = True) -> None:
         """Load what answering needs: the encoder in a thread, the base here, where Ctrl-C reaches it."""
+        if self.server is not None:
+            return
         if self.routed and self._router is None:
             self._router = later(lambda: open_router(self.store))
         if engine and not (self.routed and self.fallback != BASE):
@@ -141,6 +147,8 @@ class Asker:
         if not self.routed:
             entry = _entry(self._forced) if self._forced else None
             return [Decision.asked_for(text, entry) for text in texts]
+        if self.server is not None:
+            return self.server.route_many(texts)
         self.prepare(engine=False)
         assert self._router is not None
         return self._router.result().route_many(texts)
@@ -195,7 +203,7 @@ class Asker:
             return None
         return self.store.resolve(f"{decision.specialist}@{decision.version}")
 
-    def _open(self) -> Engine:
+    def _open(self) -> Engine | Server:
         if self._engine is None:
             self._engine = open_engine(self._base, self._precision)
         return self._engine
@@ -203,8 +211,9 @@ class Asker:
     def _request(self, question: str, version: Version | None, history: Turns) -> Request:
         if version is None:
             return ask_base(turns(question, history), self.max_new_tokens)
-        self._load(version)
-        return ask_specialist(version, question, self.max_new_tokens)
+        if self.server is None:
+            self._load(version)
+        return ask_specialist(version, question, self.max_new_tokens, hinted=self.server is None)
 
     def _load(self, version: Version) -> None:
         """Put a version's adapter into the engine, once, when its bytes and its base are right."""
@@ -212,6 +221,7 @@ class Asker:
 
         if version.ref not in self._notes:
             engine = self._open()
+            assert not isinstance(engine, Server)
             note = compatible(version.card.base, version.card.base_weights, engine.base)
             verify(version)
             engine.add(version.ref, version.path)

@@ -17,6 +17,7 @@ from specialists.errors import BadInput, Refused, RouterError, Unavailable
 from .render import (
     Page,
     batches,
+    dim,
     explain_answer,
     explain_bill,
     explain_route,
@@ -47,6 +48,9 @@ PRECISION_OPTION = click.option(
     "--precision",
     type=_PRECISIONS,
     help="How weights are multiplied; auto: in 8 bits where the processor can.",
+)
+_no_server = click.option(
+    "--no-server", is_flag=True, help="Answer here, even where `router serve` runs on this machine."
 )
 
 
@@ -81,6 +85,7 @@ def _answering(command: F) -> F:
         ),
         BASE_OPTION,
         PRECISION_OPTION,
+        _no_server,
         click.option(
             "--max-new-tokens", type=COUNT, help="Cut answers there, instead of where the specialist says."
         ),
@@ -101,13 +106,13 @@ def ask(question: tuple[str, ...], explain: bool, as_json: bool, **options: Any)
     standard input; with - every line is a question, and one JSON object a line comes out, in order.
     """
     from .answer import Status
-    from .ask import Asker, clean
+    from .ask import clean
 
     if question == ("-",):
-        _ask_lines(Asker(**options))
+        _ask_lines(_asker(**options))
         return 0
     text = clean(question_from(question))
-    asker = Asker(**options)
+    asker = _asker(**options)
     asker.prepare()
     answer = _ask(asker, text, explain, quiet=as_json)
     if as_json:
@@ -121,6 +126,17 @@ def ask(question: tuple[str, ...], explain: bool, as_json: bool, **options: Any)
     return 0 if answer.status in (Status.ANSWERED, Status.HANDED_ON) else NO_ANSWER
 
 
+def _asker(no_server: bool, **options: Any) -> Asker:
+    """Who answers: a server of this machine, unless a base or precision of one's own is asked for."""
+    from .ask import Asker
+
+    if no_server or options.get("base") or options.get("precision"):
+        return Asker(**options)
+    from .remote import find
+
+    return Asker(**options, server=find())
+
+
 def _ask(asker: Asker, text: str, explain: bool, quiet: bool = False, history: Any = ()) -> Answer:
     """Answer one question, printing it as it is generated unless quiet."""
     from .answer import Status
@@ -128,6 +144,8 @@ def _ask(asker: Asker, text: str, explain: bool, quiet: bool = False, history: A
     (decision,) = asker.decide([text])
     if explain:
         explain_route(decision)
+        if asker.server:
+            dim(f"  server   {asker.server.url}")
     if asker.hands_on(decision) and asker.fallback == "base" and not quiet:
         note(f"{decision.reason}: the base answers, without an adapter.")
     elif asker.hands_on(decision) and asker.claude:
@@ -182,19 +200,20 @@ def _ask_lines(asker: Asker) -> None:
 @click.command()
 @_question
 @click.option("--explain", is_flag=True, help="Show the nearest exemplars and the reason on stderr.")
+@_no_server
 @_json
-def route(question: tuple[str, ...], explain: bool, as_json: bool) -> None:
+def route(question: tuple[str, ...], explain: bool, as_json: bool, no_server: bool) -> None:
     """Name the specialist for a question, without answering it.
 
     Without QUESTION it is read from standard input; with - every line is a question, and one JSON object a
     line comes out, in order.
     """
-    from .ask import Asker, clean
+    from .ask import clean
 
     if question == ("-",):
-        return _each_line(Asker().decide, refuse=lambda decision: decision)
+        return _each_line(_asker(no_server).decide, refuse=lambda decision: decision)
     text = clean(question_from(question))
-    (decision,) = Asker().decide([text])
+    (decision,) = _asker(no_server).decide([text])
     if explain:
         explain_route(decision)
     if as_json:
@@ -212,9 +231,8 @@ def chat(explain: bool, **options: Any) -> None:
     answering where none fits, sees the last few turns. Ctrl-C stops an answer, Ctrl-D ends the conversation.
     """
     from .answer import Status
-    from .ask import Asker
 
-    asker = Asker(**options)
+    asker = _asker(**options)
     asker.prepare()
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if terminal:

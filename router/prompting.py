@@ -46,12 +46,15 @@ def ask_base(conversation: Sequence[dict[str, str]], max_new_tokens: int | None 
     return Request(list(whole), None, max_new_tokens or BASE_TOKENS)
 
 
-def ask_specialist(version: Version, question: str, max_new_tokens: int | None = None) -> Request:
+def ask_specialist(
+    version: Version, question: str, max_new_tokens: int | None = None, hinted: bool = True
+) -> Request:
     """The request for a specialist, which sees one question under the prompt it was trained with."""
     from .engine.request import Request
 
     length = max_new_tokens or version.card.max_new_tokens
-    return Request(messages(version.prompt_text(), question), version.ref, length, hints(version.card.name))
+    known = hints(version.card.name) if hinted else ()
+    return Request(messages(version.prompt_text(), question), version.ref, length, known)
 
 
 def read(
