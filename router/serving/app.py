@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,16 +22,14 @@ from specialists.errors import BadInput, RouterError
 from ..ask import AUTO, BASE
 from .assets import assets
 from .chat import Chat, decision_json, headers_of
-from .desk import Desk
-from .errors import Forbidden, NotFound, answer_error, body, status_of
+from .desk import Desk, NotFound
+from .errors import Forbidden, answer_error, body, status_of
 from .gate import Gate, tenant_of
 from .keys import Keys, Tenant
 from .schema import ChatRequest, RegisterRequest, RouteRequest
 from .traffic import Traffic
 
 DEADLINE = 120.0  # seconds
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -193,13 +190,6 @@ def _add_errors(app: FastAPI, traffic: Traffic) -> None:
             f"{error.detail}.", "invalid_request_error", "not_found" if error.status_code == 404 else "http"
         )
         return JSONResponse(found, error.status_code, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        log.error("%s failed", request.url.path, exc_info=error)
-        traffic.failed(500)
-        message = "The server could not do this; its log says why."
-        return JSONResponse(body(message, "server_error", "bug"), 500)
 
 
 def describe(version: Version, note: str | None, served: int) -> dict[str, Any]:

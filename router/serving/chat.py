@@ -6,13 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from specialists.errors import BadInput, RouterError
 
@@ -61,7 +62,7 @@ class Chat:
         if asked.stream:
             usage = asked.stream_options is not None and asked.stream_options.include_usage
             events = self._written(found, said)
-            return StreamingResponse(
+            return Streamed(
                 self._stream(one, events, usage),
                 media_type="text/event-stream",
                 headers={
@@ -75,17 +76,11 @@ class Chat:
     async def _whole(self, request: Request, one: Completion, found: Asked, said: dict[str, Any]) -> Response:
         """The answer when it is there; a client that goes away cancels it."""
         answering = asyncio.ensure_future(self._last(self._written(found, said)))
-        leaving = asyncio.ensure_future(_gone(request))
-        try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                return Response(status_code=499)
-            answer, generation = answering.result()
-        finally:
-            for task in (answering, leaving):
-                task.cancel()
-                with suppress(asyncio.CancelledError, RouterError):
-                    await task
+        leaving = asyncio.ensure_future(_gone(request.receive))
+        await _first(answering, leaving)
+        if answering.cancelled():
+            return Response(status_code=499)
+        answer, generation = answering.result()
         return JSONResponse(one.whole(answer, generation), headers=headers_of(found.decision))
 
     async def _last(self, events: Events) -> tuple[Answer, Generation]:
@@ -140,6 +135,26 @@ class Chat:
         if not 0 < seconds < float("inf"):
             raise BadInput(f"{DEADLINE_HEADER} is a number of seconds above 0.")
         return min(seconds, self.deadline)
+
+
+class Streamed(StreamingResponse):
+    """Ends as soon as the client leaves, and not only when there is something to send to it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writing = asyncio.ensure_future(self.stream_response(send))
+        await _first(writing, asyncio.ensure_future(_gone(receive)))
+        if not writing.cancelled():
+            writing.result()
+
+
+async def _first(*tasks: asyncio.Future[Any]) -> None:
+    """Wait until one of the tasks is done, and end the others."""
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 @dataclass
@@ -234,7 +249,7 @@ def _event(value: dict[str, Any]) -> str:
     return f"data: {json.dumps(value, allow_nan=False)}\n\n"
 
 
-async def _gone(request: Request) -> None:
+async def _gone(receive: Receive) -> None:
     """Returns when the client has."""
-    while (await request.receive())["type"] != "http.disconnect":
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -35,6 +35,10 @@ class NotAllowed(BadInput):
     """The key may not ask this specialist."""
 
 
+class NotFound(BadInput):
+    """No such model or specialist."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """A question on its way. `pieces` is None where nobody answers: no specialist fits, and the base may not."""
@@ -119,8 +123,8 @@ class Desk:
     ) -> Asked:
         """Begin to answer the last message of a conversation, which is the user's.
 
-        model: auto, base, or NAME[@VERSION]. Raises BadInput for an unknown model or question, NotAllowed, and what the
-        backend raises. Close `pieces` when the answer is not wanted any more.
+        model: auto, base, or NAME[@VERSION]. Raises NotFound, NotAllowed, BadInput for what is no question, and what
+        the backend raises. Close `pieces` when the answer is not wanted any more.
         """
         question = clean(conversation[-1]["content"])
         self._require()
@@ -199,7 +203,10 @@ class Desk:
             raise NotAllowed(f"This key may not ask {name!r}.")
         if ref in self.versions:
             return self.versions[ref]
-        return await asyncio.to_thread(self.store.resolve, ref)
+        try:
+            return await asyncio.to_thread(self.store.resolve, ref)
+        except BadInput as error:
+            raise NotFound(str(error)) from error
 
     def _require(self) -> Router:
         if (fault := self.fault()) or self._router is None:
@@ -213,7 +220,7 @@ def _entry(version: Version) -> Entry:
 
 def _route(router: Router, text: str) -> Decision:
     try:
-        return router.route(text)
+        return router.route_many([text])[0]
     finally:
         release()
 

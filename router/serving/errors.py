@@ -11,24 +11,10 @@ from specialists.errors import BadInput, Refused, RouterError, Unavailable
 
 from ..engine.loop import Late
 from ..engine.scheduler import Busy
-from .desk import NotAllowed
+from .desk import NotAllowed, NotFound
 from .keys import TooMany, Unauthorized
 
 BUSY_SECONDS = 1  # after which a full queue is worth another try
-_KINDS: tuple[tuple[type[RouterError], int, str], ...] = (
-    (Unauthorized, 401, "authentication_error"),
-    (NotAllowed, 403, "permission_error"),
-    (TooMany, 429, "rate_limit_error"),
-    (Busy, 429, "rate_limit_error"),
-    (Late, 504, "timeout_error"),
-    (Unavailable, 503, "server_error"),
-    (BadInput, 400, "invalid_request_error"),
-    (Refused, 403, "permission_error"),
-)
-
-
-class NotFound(BadInput):
-    """No such model, specialist or page."""
 
 
 class TooLarge(RouterError):
@@ -37,6 +23,21 @@ class TooLarge(RouterError):
 
 class Forbidden(RouterError):
     """Not with this key, or not from this page."""
+
+
+_KINDS: tuple[tuple[type[RouterError], int, str], ...] = (
+    (Unauthorized, 401, "authentication_error"),
+    (Forbidden, 403, "permission_error"),
+    (NotAllowed, 403, "permission_error"),
+    (NotFound, 404, "invalid_request_error"),
+    (TooLarge, 413, "invalid_request_error"),
+    (TooMany, 429, "rate_limit_error"),
+    (Busy, 429, "rate_limit_error"),
+    (Late, 504, "timeout_error"),
+    (Unavailable, 503, "server_error"),
+    (BadInput, 400, "invalid_request_error"),
+    (Refused, 403, "permission_error"),
+)
 
 
 def status_of(error: RouterError) -> int:
@@ -68,13 +69,13 @@ def answer_error(error: RouterError) -> JSONResponse:
     return JSONResponse(body_of(error), status, headers)
 
 
+def answer_bug() -> JSONResponse:
+    """The answer to what nobody foresaw."""
+    message = "The server could not do this; its log says why."
+    return JSONResponse(body(message, "server_error", "bug"), 500)
+
+
 def _kind(error: RouterError) -> tuple[int, str]:
-    if isinstance(error, NotFound):
-        return 404, "invalid_request_error"
-    if isinstance(error, Forbidden):
-        return 403, "permission_error"
-    if isinstance(error, TooLarge):
-        return 413, "invalid_request_error"
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
             return status, name

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from specialists.errors import RouterError
 
 from .assets import assets
-from .errors import Forbidden, TooLarge, answer_error
+from .errors import Forbidden, TooLarge, answer_bug, answer_error
 from .keys import ANYONE, Keys, Tenant
 
 MAX_BODY = 1 << 20  # bytes
@@ -66,9 +66,10 @@ class Gate:
             except RouterError as error:
                 return await answer_error(error)(scope, receive, sending)
             await self.app(scope, _limited(receive), sending)
-        except Exception:
-            status = 500
-            raise
+        except Exception as error:  # a client gets no traceback; the log has it
+            log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            if not status:
+                await answer_bug()(scope, receive, sending)
         finally:
             _write(scope, state, status, time.perf_counter() - begun)
 
