@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from registry.store import Version
@@ -67,13 +67,23 @@ def make_app(desk: Desk, keys: Keys, options: Options = Options()) -> FastAPI:  
     _add_specialists(app, desk, traffic)
     _add_health(app, desk, traffic)
     _add_page(app)
+    for path in app.openapi()["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)  # what is invalid gets 400, as at OpenAI
     return app
 
 
 def _add_answering(app: FastAPI, desk: Desk, keys: Keys, traffic: Traffic, options: Options) -> None:
     chat = Chat(desk, keys, traffic, options.deadline, options.log_questions)
 
-    @app.post("/v1/chat/completions", responses=_FAULTS)
+    written: dict[int | str, dict[str, Any]] = {
+        200: {
+            "description": "The answer; a stream of events when asked for.",
+            "content": {"text/event-stream": {}},
+        }
+    }
+
+    @app.post("/v1/chat/completions", responses=written | _FAULTS)
     async def complete(request: Request, asked: ChatRequest) -> Response:
         """Answer a conversation with the specialist that fits it; see docs/serving.md."""
         return await chat(request, asked)
@@ -147,7 +157,7 @@ def _add_health(app: FastAPI, desk: Desk, traffic: Traffic) -> None:
         fault = desk.fault()
         return JSONResponse({"status": fault or "ok"}, 503 if fault else 200)
 
-    @app.get("/metrics", responses=_FAULTS)
+    @app.get("/metrics", responses=_FAULTS, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(traffic.metrics(), media_type="text/plain; version=0.0.4")
