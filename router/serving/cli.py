@@ -108,16 +108,17 @@ async def _serve(
     from uvicorn import Config, Server
 
     class Draining(Server):
-        """Says that it is stopping as soon as it is told to."""
+        """Says that it is stopping as soon as it is told to; told twice, it waits for nobody."""
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             desk.stop()
-            super().handle_exit(sig, frame)
+            if self.should_exit:
+                self.force_exit = True
+                logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what is cut off is no error
+            self.should_exit = True
 
     click.echo("router: opening the base and the specialists ...", err=True)
     await desk.open()
-    on_duty = ", ".join(sorted(desk.versions)) or "no specialist"
-    click.echo(f"router: {on_duty} and the base at {announcement.url}; Ctrl-C ends it.", err=True)
     config = Config(
         app,
         log_config=None,
@@ -125,8 +126,13 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=ceil(deadline) + 5,
     )
+    server = Draining(config)
     with announcement:
-        await Draining(config).serve(sockets=[listening])
+        on_duty = ", ".join(sorted(desk.versions)) or "no specialist"
+        click.echo(f"router: {on_duty} and the base at {announcement.url}; Ctrl-C ends it.", err=True)
+        await server.serve(sockets=[listening])
+    if server.force_exit:
+        raise KeyboardInterrupt
 
 
 def _backend(

@@ -1,0 +1,148 @@
+"""The backend in this process, with a tiny model: many at once, each with its own adapter, and those who leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from registry.card import Card
+from registry.store import Store, Version
+from registry.version import sha256
+from router import ask
+from router.engine.base import find_base
+from router.engine.engine import Engine
+from router.engine.request import Generation, Request
+from router.engine.scheduler import Busy
+from router.serving.local import Local
+from specialists.errors import Damaged
+
+
+def publish(folder: Path, name: str, base: Path, weights: str) -> Version:
+    card = Card(
+        name=name, version="1.0.0", description=name, base=str(base), base_weights=weights,
+        adapter=sha256(folder / "adapter_model.safetensors"), prompt="plain", parser="answer_line",
+        exemplars=(f"What about {name}?",),
+    )  # fmt: skip
+    return Store().publish(folder, card)
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 what others ask at the same time does not round an answer into another one."""
+    monkeypatch.setattr(ask, "open_engine", lambda base, precision: open_exact(base))
+
+
+def open_exact(base: str) -> Engine:
+    return Engine(find_base(base), dtype="float32")
+
+
+@pytest.fixture
+def versions(tiny_base: Path, tiny_adapter: Callable[..., Path]) -> list[Version]:
+    weights = find_base(str(tiny_base)).weights
+    return [publish(tiny_adapter(name), name, tiny_base, weights) for name in ("reds", "greens", "blues")]
+
+
+async def whole(local: Local, request: Request) -> tuple[str, Generation]:
+    text, last = "", None
+    async for piece in local.stream(request):
+        if isinstance(piece, Generation):
+            last = piece
+        else:
+            text += piece
+    assert last is not None
+    return text, last
+
+
+def requests(versions: list[Version]) -> list[Request]:
+    adapters = [None, *(version.ref for version in versions)]
+    return [
+        Request([{"role": "user", "content": f"question {i}"}], adapters[i % 4], 5 + i % 7) for i in range(24)
+    ]
+
+
+def test_everyone_gets_what_the_engine_gives_alone(tiny_base: Path, versions: list[Version]) -> None:
+    async def serve() -> list[tuple[str, Generation]]:
+        local = Local(str(tiny_base), "bf16")
+        assert local.fault() and local.base == ""
+        await local.open()
+        assert local.fault() is None and local.base
+        for version in versions:
+            assert await local.add(version) is None
+        found = await asyncio.gather(*(whole(local, request) for request in requests(versions)))
+        load = local.load()
+        assert (load.waiting, load.under_way) == (0, 0)
+        await local.close()
+        return list(found)
+
+    engine = open_exact(str(tiny_base))
+    for version in versions:
+        engine.add(version.ref, version.path)
+    for (text, said), request in zip(asyncio.run(serve()), requests(versions), strict=True):
+        (alone,) = engine.generate([request])
+        assert text == said.text == alone.text and said.prompt_tokens == alone.prompt_tokens > 0
+
+
+def test_who_leaves_frees_a_place_even_before_reading(tiny_base: Path) -> None:
+    async def serve() -> None:
+        local = Local(str(tiny_base), "bf16", queue=1, rows=1)
+        await local.open()
+        long = Request([{"role": "user", "content": "x"}], None, 4000)
+        first = local.stream(long)
+        await anext(first)
+        second = local.stream(long)
+        with pytest.raises(Busy):
+            local.stream(long)
+        await second.aclose()
+        await first.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(first)
+        while local.load().under_way or local.load().waiting:
+            await asyncio.sleep(0.01)
+        await whole(local, Request([{"role": "user", "content": "x"}], None, 3))
+        await local.close()
+
+    asyncio.run(serve())
+
+
+def test_a_version_that_was_let_go_finishes_and_may_come_back(
+    tiny_base: Path, versions: list[Version]
+) -> None:
+    async def serve() -> None:
+        local = Local(str(tiny_base), "bf16")
+        await local.open()
+        ref = versions[0].ref
+        await local.add(versions[0])
+        request = Request([{"role": "user", "content": "x"}], ref, 200)
+        pieces = local.stream(request)
+        first = await anext(pieces)
+        await local.remove(ref)
+        await local.remove(ref)
+        rest = [piece async for piece in pieces]
+        said = rest[-1]
+        assert isinstance(said, Generation) and isinstance(first, str)
+        assert said.text == first + "".join(piece for piece in rest[:-1] if isinstance(piece, str))
+        await local.add(versions[0])
+        assert (await whole(local, request))[0] == said.text
+        await local.close()
+
+    asyncio.run(serve())
+
+
+def test_what_was_changed_since_is_not_loaded(tiny_base: Path, versions: list[Version]) -> None:
+    weights = versions[0].path / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(data)
+
+    async def serve() -> None:
+        local = Local(str(tiny_base), "bf16")
+        await local.open()
+        with pytest.raises(Damaged):
+            await local.add(versions[0])
+        await local.close()
+
+    asyncio.run(serve())

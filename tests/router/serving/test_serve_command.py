@@ -1,0 +1,130 @@
+"""`router serve` as a process: it says where it is, answers, and ends when told to with everything answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+LONG = {"model": "base", "max_tokens": 3000, "messages": [{"role": "user", "content": "x"}]}
+
+
+class Served:
+    """A process that serves, what it has said, and where it is."""
+
+    def __init__(self, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "router.cli", "serve", "--port", "0", *args],
+            stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        self.said: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        end = time.monotonic() + 60
+        while not (found := re.search(r"at (http://\S+);", "".join(self.said))):
+            assert self.process.poll() is None and time.monotonic() < end, self.said
+            time.sleep(0.02)
+        self.url = found[1]
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        self.said.extend(self.process.stderr)
+
+    def end(self, sig: int, seconds: float = 30) -> int:
+        self.process.send_signal(sig)
+        code = self.process.wait(seconds)
+        self._reader.join(5)
+        return code
+
+    def requests(self) -> list[Any]:
+        return [json.loads(line) for line in self.said if line.startswith("{")]
+
+
+@pytest.fixture
+def served(tiny_base: Path) -> Iterator[Served]:
+    one = Served("--base", str(tiny_base), "--fallback", "base")
+    yield one
+    if one.process.poll() is None:
+        one.process.kill()
+
+
+def test_it_drains_when_told_to_end(served: Served, tmp_path: Path) -> None:
+    announced = tmp_path / "home" / "server.json"
+    assert json.loads(announced.read_text())["url"] == served.url
+    assert httpx2.get(f"{served.url}/").text.startswith("<!doctype html>")
+    code: list[int] = []
+    ending = threading.Thread(target=lambda: code.append(served.end(signal.SIGTERM)))
+    with httpx2.stream(
+        "POST", f"{served.url}/v1/chat/completions", json={**LONG, "stream": True}, timeout=60
+    ) as it:
+        lines = it.iter_lines()
+        next(lines)
+        ending.start()
+        rest = "\n".join(lines)
+    ending.join(60)
+    assert '"finish_reason": "length"' in rest or '"finish_reason": "stop"' in rest
+    assert rest.rstrip().endswith("[DONE]")
+    assert code == [0] and not announced.exists()
+    (request,) = [one for one in served.requests() if one["path"] == "/v1/chat/completions"]
+    assert request["outcome"] in ("handed_on", "truncated") and request["tokens"] > 100
+    assert "Traceback" not in "".join(served.said)
+
+
+def test_a_second_interrupt_ends_it_at_once(served: Served) -> None:
+    with httpx2.stream(
+        "POST", f"{served.url}/v1/chat/completions", json={**LONG, "stream": True}, timeout=60
+    ) as it:
+        lines = it.iter_lines()  # kept: a client that drops it has left
+        next(lines)
+        begun = time.monotonic()
+        served.process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert served.end(signal.SIGINT) == 130
+        assert time.monotonic() - begun < 10
+    assert "Traceback" not in "".join(served.said)
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (["--host", "0.0.0.0"], "needs --keys FILE"),
+        (["--host", "::"], "needs --keys FILE"),
+        (["--host", "example.org"], "needs --keys FILE"),
+        (["--keys", "none.yaml"], "Could not read the keys"),
+        (["--engine", "vllm"], "needs --engine-url URL"),
+        (["--engine-url", "http://127.0.0.1:1"], "with --engine vllm only"),
+        (
+            ["--engine", "vllm", "--engine-url", "http://127.0.0.1:1", "--precision", "bf16"],
+            "choose base and precision",
+        ),
+        (["--base", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(run: Any, args: list[str], why: str) -> None:
+    found = run("serve", "--port", "0", *args)
+    assert found.exit_code != 0 and why in found.output
+
+
+def test_a_port_that_is_taken(run: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        found = run("serve", "--port", str(taken.getsockname()[1]))
+    assert "Could not listen on" in found.output
+
+
+def test_without_the_extra_it_says_what_to_install(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "pip install 'specialist-router[serve]'" in run("serve").output
