@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
 import sys
 from math import ceil
@@ -72,6 +73,9 @@ def serve(
     An OpenAI-compatible interface whose model `auto` is all of them, and a page where one sees who answers and why.
     A line of JSON for each request goes to stderr. Ctrl-C or SIGTERM answers what is under way, and ends.
     """
+    # Before NumPy is loaded: OpenBLAS's second thread spins for 25 ms after each product of the encoder, on a core that
+    # the base decodes on, and where it does not spin waking it takes longer than it saves.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not _is_loopback(host) and keys is None:
         raise BadInput(
             f"On {host} others could ask too, so that needs --keys FILE; without it only 127.0.0.1 is served."

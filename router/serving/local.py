@@ -24,17 +24,17 @@ class Local:
     ) -> None:
         self._spec, self._precision = base, precision
         self._queue, self._rows = queue, rows
-        self._scheduler: Scheduler | None = None
+        self.scheduler: Scheduler | None = None
         self._notes: dict[str, str | None] = {}  # ref -> what is to be known of it with this base
 
     @property
     def base(self) -> str:
         """See Backend."""
-        return self._scheduler.engine.base.id if self._scheduler else ""
+        return self.scheduler.engine.base.id if self.scheduler else ""
 
     async def open(self) -> None:
         """See Backend."""
-        self._scheduler = await asyncio.to_thread(self._open)
+        self.scheduler = await asyncio.to_thread(self._open)
 
     def _open(self) -> Scheduler:
         from ..ask import open_engine
@@ -43,20 +43,20 @@ class Local:
 
     async def close(self) -> None:
         """See Backend."""
-        if self._scheduler:
-            await asyncio.to_thread(self._scheduler.close)
+        if self.scheduler:
+            await asyncio.to_thread(self.scheduler.close)
 
     def fault(self) -> str | None:
         """See Backend."""
-        if self._scheduler is None:
+        if self.scheduler is None:
             return "The base is being opened; ask again in a few seconds."
         return None
 
     def load(self) -> Load:
         """See Backend."""
-        if self._scheduler is None:
+        if self.scheduler is None:
             return Load(0, 0)
-        return Load(self._scheduler.waiting, self._scheduler.under_way)
+        return Load(self.scheduler.waiting, self.scheduler.under_way)
 
     async def add(self, version: Version) -> str | None:
         """See Backend."""
@@ -67,8 +67,8 @@ class Local:
     def _add(self, version: Version) -> str | None:
         from ..engine.base import compatible
 
-        assert self._scheduler is not None
-        engine = self._scheduler.engine
+        assert self.scheduler is not None
+        engine = self.scheduler.engine
         note = compatible(version.card.base, version.card.base_weights, engine.base)
         verify(version)
         engine.add(version.ref, version.path)
@@ -77,21 +77,21 @@ class Local:
     async def remove(self, ref: str) -> None:
         """See Backend."""
         if self._notes.pop(ref, None) is not None or ref in (
-            self._scheduler.engine.adapters if self._scheduler else ()
+            self.scheduler.engine.adapters if self.scheduler else ()
         ):
-            assert self._scheduler is not None
-            await asyncio.to_thread(self._scheduler.engine.remove, ref)
+            assert self.scheduler is not None
+            await asyncio.to_thread(self.scheduler.engine.remove, ref)
 
     def stream(self, request: Request) -> Pieces:
         """See Backend. The request is taken now, so that Busy comes before anything is read."""
-        assert self._scheduler is not None
+        assert self.scheduler is not None
         news: asyncio.Queue[str | Generation | RouterError] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
         def tell(piece: str | Generation | RouterError) -> None:
             loop.call_soon_threadsafe(news.put_nowait, piece)
 
-        return _Pieces(self._scheduler.submit(request, tell, tell), news)
+        return _Pieces(self.scheduler.submit(request, tell, tell), news)
 
 
 class _Pieces:

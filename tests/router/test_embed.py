@@ -207,3 +207,11 @@ def test_numpy_gives_the_vectors_of_sentence_transformers() -> None:
     assert bert.fits(config.parent)
     ours = load_encoder(str(config.parent)).embed(texts)
     np.testing.assert_allclose(ours, model.encode(texts, normalize_embeddings=True), atol=1e-5)
+
+
+def test_gelu_is_what_it_says() -> None:
+    from scipy.special import ndtr
+
+    x = np.concatenate([np.linspace(-12, 12, 10001), [0.0, -0.0, 1e-30, -40.0, 40.0]]).astype(np.float32)
+    exact = x.astype(np.float64) * ndtr(x.astype(np.float64))
+    assert np.abs(bert.gelu(x.copy()) - exact).max() < 4e-7

@@ -116,7 +116,7 @@ class Quiet(Server):
 
 def serve(app: FastAPI) -> tuple[str, Callable[[], None]]:
     """Run an application on loopback: its address, and how to stop it."""
-    listening = socket.socket()
+    listening = socket.socket(proto=socket.IPPROTO_TCP)  # asyncio sends at once on these only
     listening.bind(("127.0.0.1", 0))
     server = Quiet(Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

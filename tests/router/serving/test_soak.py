@@ -189,7 +189,7 @@ def soak(
     def run(seconds: float) -> Counter[str]:
         (tmp_path / "keys").write_text(f"ops: {{key: {KEY}, admin: true}}")
         running = start(tmp_path / "keys", backend=Local(rows=16, queue=CLIENTS))
-        engine = running.backend._scheduler.engine
+        engine = running.backend.scheduler.engine
         crowd = Crowd(running.url, expected, folders)
         process = psutil.Process()
         crowd.run(min(2.0, seconds / 3), seed=99)
