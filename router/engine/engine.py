@@ -18,6 +18,7 @@ from .guesses import Guesses
 from .loop import Cancelled, Loop, Parts
 from .lora import Mixer, shapes, wrap
 from .model import open_model
+from .pace import Pace
 from .packed import can_pack
 from .precision import resolve, to_int8
 from .prefix import PREFIX_BYTES, PrefixCache
@@ -60,6 +61,7 @@ class Engine:
             to_int8(self.layers, base)
         self.residency = Residency(shapes(self.layers), self.model.dtype, adapter_bytes, self.device)
         self.prefixes = PrefixCache(prefix_bytes)
+        self.pace = Pace() if self.device.type == "cpu" else None
         self._guesses = Guesses(self.chat)
         self.owner: object | None = None  # the scheduler that generates
         self._mixer = Mixer(self.layers, self.residency.resident)
@@ -97,7 +99,9 @@ class Engine:
         """
         if self.owner is not None:
             raise RuntimeError("a scheduler generates with this engine: submit to it, or close it first")
-        loop = self.loop(MAX_BATCH, PREFILL_TOKENS, patient=True)
+        # Few requests are somebody's who waits; many are measured, and threads that change could change a rounding.
+        pace = self.pace if len(requests) < PACK_FROM else None
+        loop = self.loop(MAX_BATCH, PREFILL_TOKENS, patient=True, pace=pace)
         rows = self._rows(requests)
         for row in sorted(rows, key=lambda row: -len(row.prompt)):
             loop.waiting.add(row)
@@ -123,10 +127,10 @@ class Engine:
             loop.abandon(Cancelled("Another request of the same call failed."))
         return [results[i] for i in range(len(rows))]
 
-    def loop(self, rows: int, chunk: int, patient: bool = False) -> Loop:
+    def loop(self, rows: int, chunk: int, patient: bool = False, pace: Pace | None = None) -> Loop:
         """A decode loop over this engine; see Loop. One may be used at a time."""
         parts = Parts(self.model, self._mixer, self.residency, self.prefixes, self._guesses, self._stop)
-        return Loop(parts, rows, chunk, patient)
+        return Loop(parts, rows, chunk, patient, pace)
 
     def pack(self) -> None:
         """Keep a copy of the weights that is multiplied faster, where there is such a thing."""

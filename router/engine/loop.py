@@ -17,6 +17,7 @@ from .guesses import Guesses
 from .lookup import GUESSED
 from .lora import Mixer
 from .model import Model
+from .pace import Pace
 from .prefix import PrefixCache
 from .residency import Residency
 from .waiting import Waiting
@@ -61,6 +62,7 @@ class Loop:
     An adapter's first row may take any place and its further ones leave an eighth of them free, so that one in demand
     does not keep the others out. With `patient`, for rows that nobody is waiting for one by one, rows enter in fewer
     and larger groups, and their prompts are all computed before the next step, which costs the same for more rows.
+    pace: sets the number of threads as it goes.
     """
 
     def __init__(
@@ -69,8 +71,9 @@ class Loop:
         rows: int,
         chunk: int,
         patient: bool = False,
+        pace: Pace | None = None,
     ) -> None:
-        self.parts, self.rows, self.chunk, self.patient = parts, rows, chunk, patient
+        self.parts, self.rows, self.chunk, self.patient, self.pace = parts, rows, chunk, patient, pace
         self.waiting = Waiting(rows if patient else 1)
         self.steps = 0  # forwards that gave every row a token
         self._entering: deque[Prefill] = deque()
@@ -87,6 +90,8 @@ class Loop:
 
     def turn(self) -> list[Row]:
         """One turn; the rows that got a token or ended. A failure ends the rows it hit only: see Row.error."""
+        if self.pace:
+            self.pace.look()
         changed = dict.fromkeys([*self._end_unwanted(), *self._enter()])
         changed |= dict.fromkeys(self._prefill())
         if not (self.patient and self._entering):

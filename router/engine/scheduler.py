@@ -122,7 +122,7 @@ class Scheduler:
         engine.owner = self
         engine.residency.on_change = self._notify
         self.engine, self.queue, self.rows, self.chunk = engine, queue, rows, chunk
-        self._loop = engine.loop(rows, chunk)
+        self._loop = engine.loop(rows, chunk, pace=engine.pace)
         self._wake = threading.Condition()
         self._news = False  # whether anything happened since the last turn began
         self._inbox: list[Row] = []
@@ -219,6 +219,8 @@ class Scheduler:
     def _await_work(self) -> bool:
         """Until there is something to do; false when there is not and never will be."""
         with self._wake:
+            if not self._tickets and self.engine.pace:
+                self.engine.pace.rest()
             self._wake.wait_for(lambda: self._tickets or self._closing)
             self._news = False
             for row in self._inbox:
@@ -231,7 +233,7 @@ class Scheduler:
         failed = Failed(f"The scheduler failed ({type(error).__name__}: {error}); ask again.")
         steps = self._loop.steps
         self._loop.abandon(failed)
-        self._loop = self.engine.loop(self.rows, self.chunk)
+        self._loop = self.engine.loop(self.rows, self.chunk, pace=self.engine.pace)
         self._loop.steps = steps
         with self._wake:
             rows = [row for row in self._tickets if row not in self._inbox]
