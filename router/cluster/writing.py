@@ -147,6 +147,8 @@ class Writing:
                 await self._fit(replica, refusal)
             except Lost as error:
                 self._failed(replica, error)
+            except Refused:
+                raise BadInput(f"vLLM does not take the request: {refusal}") from None
         elif refusal.status in (400, 413, 422) and not self._answer.text:
             raise BadInput(f"vLLM does not take the request: {refusal}")
         else:

@@ -74,6 +74,7 @@ class StandIn(Loopback):
         self.error_after: int | None = None  # tokens; then the engine is dead, as vLLM tells it
         self.finish = "stop"  # what an answer that is not cut ends with
         self.tells_ids = True
+        self.counts = True  # whether it tells how long a prompt is
         self.sizes = lambda: iter(lambda: 1, None)  # tokens of each piece
         self.words = ""  # what it writes instead
         self.key = ""
@@ -112,6 +113,8 @@ class _Handler(Handler):
             there = self.vllm.adapters.pop(body["lora_name"], None)
             return self._say(200, b"Success") if there else self._error(404, "cannot be found")
         if self.path == "/tokenize":
+            if not self.vllm.counts:
+                return self._error(400, "no chat template")
             count = len(render(body["messages"]))
             return self._json(200, {"count": count, "max_model_len": self.vllm.longest, "tokens": []})
         return self._text(body)

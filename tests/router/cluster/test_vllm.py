@@ -237,6 +237,16 @@ def test_all_decline(servers: list[StandIn], status: int, error: type[RouterErro
     assert sum(len(server.asked) for server in servers) <= len(servers) + 1
 
 
+def test_a_question_that_cannot_even_be_counted(servers: list[StandIn]) -> None:
+    servers[0].status, servers[0].message, servers[0].counts = 400, "no chat template", False
+
+    async def work(backend: Vllm) -> None:
+        with pytest.raises(BadInput, match="no chat template"):
+            await answer(backend, question("How?"))
+
+    serve(servers[:1], work)
+
+
 def test_as_many_as_may(servers: list[StandIn]) -> None:
     for server in servers:
         server.token_seconds = 0.02
