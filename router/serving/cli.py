@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from types import FrameType
@@ -100,6 +101,7 @@ def serve(
     _log_to_stderr()
     hosts = frozenset({"127.0.0.1", "localhost", "::1", host}) if keys is None else None
 
+    allow_connections()
     app = make_app(desk, known, Options(deadline, log_questions, hosts))
     asyncio.run(_serve(app, desk, listening, Announcement(url, keys is not None), deadline))
     return 0
@@ -137,6 +139,17 @@ async def _serve(
         await server.serve(sockets=[listening])
     if server.force_exit:
         raise KeyboardInterrupt
+
+
+def allow_connections() -> None:
+    """Let this process have as many open connections as the system allows it to; half of them often is the default."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS says more than it allows
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _backend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -44,6 +45,36 @@ def test_a_full_server_says_when_to_come_back(start: Any) -> None:
             assert found.status_code == 429 and found.headers["retry-after"] == "1"
         running.backend.holding.set()
         assert first.result().status_code == 200
+
+
+def test_five_hundred_connections_are_held(start: Any) -> None:
+    from router.serving.cli import allow_connections
+
+    allow_connections()
+    running = start()
+    running.backend.most = 500
+    running.backend.holding.clear()
+    body = {"messages": [{"role": "user", "content": COLOUR}], "stream": True}
+
+    async def crowd() -> list[str]:
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+        async with httpx2.AsyncClient(base_url=running.url, timeout=60, limits=limits) as client:
+
+            async def one() -> str:
+                return (await client.post("/v1/chat/completions", json=body)).text
+
+            tasks = [asyncio.create_task(one()) for _ in range(500)]
+            while running.backend.under_way < 500:
+                await asyncio.sleep(0.02)
+                assert not any(task.done() for task in tasks)
+            stats = (await client.get("/stats")).json()
+            assert stats["under_way"] == 500
+            running.backend.holding.set()
+            return await asyncio.gather(*tasks)
+
+    found = asyncio.run(asyncio.wait_for(crowd(), 60))
+    assert all(text.endswith("data: [DONE]\n\n") and '"answer": "yes"' in text for text in found)
+    until(lambda: running.backend.under_way == 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
