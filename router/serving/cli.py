@@ -51,10 +51,24 @@ BACKLOG = 2048  # connections that may wait to be accepted
 @click.option(
     "--engine-url", "urls", multiple=True, metavar="URL", help="A vLLM server; may be given several times."
 )
+@click.option(
+    "--engine-adapters", "adapters", type=COUNT, default=8, show_default=True,
+    help="Loaded on a vLLM server at once; at most its --max-cpu-loras.",
+)  # fmt: skip
+@click.option(
+    "--engine-path", "paths", multiple=True, metavar="HERE=THERE",
+    help="A folder of adapters here, and the same folder as the vLLM servers see it.",
+)  # fmt: skip
 @BASE_OPTION
 @PRECISION_OPTION
-@click.option("--queue", type=COUNT, default=256, show_default=True, help="Requests that may wait.")
-@click.option("--rows", type=COUNT, default=64, show_default=True, help="Requests answered at once.")
+@click.option(
+    "--queue",
+    type=COUNT,
+    default=256,
+    show_default=True,
+    help="Requests that may wait, on every vLLM server.",
+)
+@click.option("--rows", type=COUNT, default=64, show_default=True, help="Requests answered at once, here.")
 @click.option(
     "--deadline", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True,
     help="The most seconds that an answer may take.",
@@ -153,11 +167,20 @@ def allow_connections() -> None:
 
 
 def _backend(
-    engine: str, urls: tuple[str, ...], base: str | None, precision: str | None, queue: int, rows: int
+    engine: str,
+    urls: tuple[str, ...],
+    adapters: int,
+    paths: tuple[str, ...],
+    base: str | None,
+    precision: str | None,
+    queue: int,
+    rows: int,
 ) -> Backend:
     if engine == "local":
-        if urls:
-            raise BadInput("--engine-url is of use with --engine vllm only; add that or drop it.")
+        if urls or paths:
+            raise BadInput(
+                "--engine-url and --engine-path are of use with --engine vllm only; add that or drop them."
+            )
         from .local import Local
 
         return Local(base, precision, queue, rows)
@@ -169,7 +192,14 @@ def _backend(
         )
     from ..cluster.vllm import Vllm
 
-    return Vllm(urls, setting("engine_key"))
+    return Vllm(urls, setting("engine_key"), adapters, queue, dict(map(_pair, paths)))
+
+
+def _pair(path: str) -> tuple[str, str]:
+    here, equals, there = path.partition("=")
+    if not (here and equals and there):
+        raise BadInput(f"--engine-path {path} is not HERE=THERE, such as /home/me/registry=/registry.")
+    return here, there
 
 
 def _listen(host: str, port: int) -> socket.socket:

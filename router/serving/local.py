@@ -26,6 +26,9 @@ class Local:
         self._queue, self._rows = queue, rows
         self.scheduler: Scheduler | None = None
         self._notes: dict[str, str | None] = {}  # ref -> what is to be known of it with this base
+        self._changing = (
+            asyncio.Lock()
+        )  # a version that is let go while it is added again is there in the end
 
     @property
     def base(self) -> str:
@@ -61,7 +64,9 @@ class Local:
     async def add(self, version: Version) -> str | None:
         """See Backend."""
         if version.ref not in self._notes:
-            self._notes[version.ref] = await asyncio.to_thread(self._add, version)
+            async with self._changing:
+                if version.ref not in self._notes:
+                    self._notes[version.ref] = await asyncio.to_thread(self._add, version)
         return self._notes[version.ref]
 
     def _add(self, version: Version) -> str | None:
@@ -76,11 +81,11 @@ class Local:
 
     async def remove(self, ref: str) -> None:
         """See Backend."""
-        if self._notes.pop(ref, None) is not None or ref in (
-            self.scheduler.engine.adapters if self.scheduler else ()
-        ):
-            assert self.scheduler is not None
-            await asyncio.to_thread(self.scheduler.engine.remove, ref)
+        async with self._changing:
+            if ref in self._notes:
+                assert self.scheduler is not None
+                del self._notes[ref]
+                await asyncio.to_thread(self.scheduler.engine.remove, ref)
 
     def stream(self, request: Request) -> Pieces:
         """See Backend. The request is taken now, so that Busy comes before anything is read."""

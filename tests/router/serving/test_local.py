@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,34 @@ def test_a_version_that_was_let_go_finishes_and_may_come_back(
         assert said.text == first + "".join(piece for piece in rest[:-1] if isinstance(piece, str))
         await local.add(versions[0])
         assert (await whole(local, request))[0] == said.text
+        await local.close()
+
+    asyncio.run(serve())
+
+
+def test_a_version_that_is_wanted_while_it_is_let_go_is_there(
+    tiny_base: Path, versions: list[Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve() -> None:
+        local = Local(str(tiny_base), "bf16")
+        await local.open()
+        assert local.scheduler is not None
+        engine, may_go = local.scheduler.engine, threading.Event()
+        await local.add(versions[0])
+        remove = engine.remove
+
+        def slowly(ref: str) -> None:
+            may_go.wait(10)
+            remove(ref)
+
+        monkeypatch.setattr(engine, "remove", slowly)
+        going = asyncio.create_task(local.remove(versions[0].ref))
+        await asyncio.sleep(0.05)
+        coming = asyncio.create_task(local.add(versions[0]))
+        await asyncio.sleep(0.05)
+        may_go.set()
+        await asyncio.gather(going, coming)
+        await whole(local, Request([{"role": "user", "content": "x"}], versions[0].ref, 3))
         await local.close()
 
     asyncio.run(serve())

@@ -109,6 +109,13 @@ def test_a_second_interrupt_ends_it_at_once(served: Served) -> None:
             ["--engine", "vllm", "--engine-url", "http://127.0.0.1:1", "--precision", "bf16"],
             "choose base and precision",
         ),
+        (["--engine-path", "a=b"], "with --engine vllm only"),
+        (
+            ["--engine", "vllm", "--engine-url", "http://127.0.0.1:1", "--engine-path", "a"],
+            "is not HERE=THERE",
+        ),
+        (["--engine", "vllm", "--engine-url", "ftp://x"], "ftp://x"),
+        (["--engine", "vllm", "--engine-url", "http://127.0.0.1:1"], "127.0.0.1:1"),
         (["--base", "nowhere"], "nowhere"),
     ],
 )
