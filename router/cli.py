@@ -26,7 +26,7 @@ COMMANDS = {
     "ask": ("router.commands:ask", "Answer a question with the specialist that fits it."),
     "route": ("router.commands:route", "Name the specialist for a question, without answering it."),
     "chat": ("router.commands:chat", "Answer questions one after another."),
-    "serve": ("router.serving.cli:serve", "Serve all specialists to a team, over HTTP."),
+    "serve": ("router.serving.cli:serve", "Serve all specialists to a team."),
     "list": ("registry.cli:list_", "List the registered specialists."),
     "show": ("registry.cli:show", "Show everything a specialist's card says."),
     "register": ("registry.cli:register", "Add a specialist from an adapter folder or the Hub."),

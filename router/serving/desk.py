@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from registry.store import Store, Version
-from specialists.errors import BadInput, RouterError, Unavailable
+from specialists.errors import BadInput, Damaged, RouterError, Unavailable
 
 from ..answer import Answer, Status
 from ..ask import AUTO, BASE, clean
@@ -149,17 +149,26 @@ class Desk:
         return Asked(decision, version, note, self.backend.stream(replace(request, deadline=deadline)))
 
     async def answer(self, asked: Asked) -> AsyncGenerator[str | tuple[Answer, Generation], None]:
-        """The text in pieces, and last what became of the question; closing it cancels the request."""
+        """The text in pieces, and last what became of the question; closing it cancels the request.
+
+        Raises what the backend raises, and NotFound when the version was unregistered before it was read from disk.
+        """
         if asked.pieces is None:
             yield Answer(asked.decision, Status.REFUSED), Generation("", 0, False, 0.0, 0.0)
             return
-        async with aclosing(asked.pieces):
-            async for piece in asked.pieces:
-                if isinstance(piece, Generation):
-                    notes = (asked.note,) if asked.note else ()
-                    yield read(asked.decision, asked.version, piece, notes), piece
-                else:
-                    yield piece
+        try:
+            async with aclosing(asked.pieces):
+                async for piece in asked.pieces:
+                    if isinstance(piece, Generation):
+                        notes = (asked.note,) if asked.note else ()
+                        yield read(asked.decision, asked.version, piece, notes), piece
+                    else:
+                        yield piece
+        except Damaged as error:  # its adapter was not in memory, and is not on disk any more
+            if asked.version is None or asked.version.path.exists():
+                raise
+            ref = asked.version.ref
+            raise NotFound(f"{ref} was unregistered before its turn came; ask another version.") from error
 
     async def refresh(self) -> None:
         """Bring on duty what is registered now, and let the others go."""

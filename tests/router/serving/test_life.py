@@ -18,7 +18,7 @@ from registry.store import Store
 from registry.version import sha256
 from router.engine.loop import Failed, Late
 from router.engine.request import Request
-from specialists.errors import RouterError
+from specialists.errors import Damaged, RouterError
 
 COLOUR = "Is red a colour?"
 OTHER = "Who was Ada Lovelace?"
@@ -84,7 +84,8 @@ def test_a_client_that_leaves_frees_its_place(start: Any, stream: bool) -> None:
     body = {"messages": [{"role": "user", "content": COLOUR}], "stream": stream}
     if stream:
         with running.client.stream("POST", "/v1/chat/completions", json=body) as response:
-            assert "router" in next(response.iter_lines())
+            lines = response.iter_lines()  # kept: a client that drops it has left
+            assert "router" in next(lines)
             until(lambda: running.backend.under_way == 1)
     else:
         with pytest.raises(httpx2.TimeoutException):
@@ -213,7 +214,6 @@ def test_register_and_unregister_over_http(
 
 
 def test_a_specialist_that_does_not_fit_is_left_out(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from specialists.errors import Damaged
     from tests.router.serving import conftest  # type: ignore[import-not-found]
 
     backend = conftest.FakeBackend()
@@ -227,6 +227,21 @@ def test_a_specialist_that_does_not_fit_is_left_out(start: Any, monkeypatch: pyt
     assert running.client.get("/stats").json()["problems"] == [
         "colours@1.0.0 is left out: It is for another base."
     ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_version_that_goes_before_its_turn_is_not_found(start: Any, stream: bool) -> None:
+    running = start()
+
+    def gone(request: Request) -> str:
+        Store().unregister("colours")
+        raise Damaged("The adapter was changed or removed after it was added; add it again.")
+
+    running.backend.says = gone
+    found = running.ask(stream=stream)
+    if not stream:
+        assert found.status_code == 404
+    assert "colours@1.0.0 was unregistered before its turn came" in found.text
 
 
 def test_stopping_answers_what_is_under_way(start: Any) -> None:
