@@ -207,7 +207,7 @@ def soak(
         assert (load.waiting, load.under_way) == (0, 0), "a place was not freed"
         records = engine.residency._records.values()
         assert all((record.held, record.used) == (0, 0) for record in records), "an adapter is held"
-        assert threading.active_count() <= threads + 2
+        assert threading.active_count() <= threads + 6  # the event loop has a pool of six
         assert process.memory_info().rss < before + (200 << 20)
         return crowd.counts
 
