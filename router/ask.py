@@ -145,8 +145,9 @@ class Asker:
 
         texts = [clean(question) for question in questions]
         if not self.routed:
-            entry = _entry(self._forced) if self._forced else None
-            return [Decision.asked_for(text, entry) for text in texts]
+            card = self._forced.card if self._forced else None
+            named = (card.name, card.version) if card else (None, None)
+            return [Decision.asked_for(text, *named) for text in texts]
         if self.server is not None:
             return self.server.route_many(texts)
         self.prepare(engine=False)

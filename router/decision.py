@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specialists.errors import BadInput
-
-if TYPE_CHECKING:
-    from .route import Entry
 
 MAX_CHARACTERS = 8000  # some 2,000 tokens of English, ten windows of the encoder: far beyond any question
 
@@ -43,9 +40,8 @@ class Decision:
     scores: tuple[tuple[str, float], ...] = ()
 
     @classmethod
-    def asked_for(cls, question: str, entry: Entry | None) -> Decision:
+    def asked_for(cls, question: str, name: str | None, version: str | None = None) -> Decision:
         """The decision when the user named the specialist, or the base alone (None)."""
-        name, version = (entry.name, entry.version) if entry else (None, None)
         return cls(
             question, name, version, None, None, None, (), f"{name or 'the base'} was asked for by name"
         )

@@ -137,7 +137,7 @@ class Desk:
             decision = Decision.asked_for(question, None)
         else:
             version = await self._named(model, allowed)
-            decision = Decision.asked_for(question, _entry(version))
+            decision = Decision.asked_for(question, version.card.name, version.card.version)
         if version is None and model != BASE and self.fallback != BASE:
             return Asked(decision, None, None, None)
         if version is None:
