@@ -17,7 +17,7 @@ from specialists.errors import BadInput, Damaged, RouterError, Unavailable
 from ..answer import Answer, Status
 from ..ask import AUTO, BASE, clean
 from ..decision import Decision
-from ..engine.request import Generation
+from ..engine.request import Generation, Request
 from ..engine.threads import release
 from ..prompting import ask_base, ask_specialist, read
 from ..route import Entry, Router
@@ -47,6 +47,7 @@ class Asked:
     version: Version | None
     note: str | None
     pieces: Pieces | None
+    request: Request | None = None
 
 
 class Desk:
@@ -144,31 +145,46 @@ class Desk:
             request = ask_base([*conversation[:-1], {"role": "user", "content": question}], max_tokens)
             note = None
         else:
-            note = await self.backend.add(version)
+            note = await self._ready(version)
             request = ask_specialist(version, question, max_tokens)
-        return Asked(decision, version, note, self.backend.stream(replace(request, deadline=deadline)))
+        request = replace(request, deadline=deadline)
+        return Asked(decision, version, note, self.backend.stream(request), request)
 
     async def answer(self, asked: Asked) -> AsyncGenerator[str | tuple[Answer, Generation], None]:
         """The text in pieces, and last what became of the question; closing it cancels the request.
 
-        Raises what the backend raises, and NotFound when the version was unregistered before it was read from disk.
+        Raises what the backend raises, and NotFound when the version was unregistered before it was read from disk;
+        one that was registered again meanwhile is tried again.
         """
         if asked.pieces is None:
             yield Answer(asked.decision, Status.REFUSED), Generation("", 0, False, 0.0, 0.0)
             return
-        try:
-            async with aclosing(asked.pieces):
-                async for piece in asked.pieces:
-                    if isinstance(piece, Generation):
-                        notes = (asked.note,) if asked.note else ()
-                        yield read(asked.decision, asked.version, piece, notes), piece
-                    else:
+        pieces, written = asked.pieces, False
+        while True:
+            try:
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        if isinstance(piece, Generation):
+                            notes = (asked.note,) if asked.note else ()
+                            yield read(asked.decision, asked.version, piece, notes), piece
+                            return
+                        written = True
                         yield piece
-        except Damaged as error:  # its adapter was not in memory, and is not on disk any more
-            if asked.version is None or asked.version.path.exists():
+            except Damaged:  # its adapter was not in memory, and is not the file any more that it was
+                if asked.version is None or asked.request is None or written:
+                    raise
+                await self._ready(asked.version)
+                written = True  # it is tried again once
+                pieces = self.backend.stream(asked.request)
+
+    async def _ready(self, version: Version) -> str | None:
+        """Backend.add; NotFound for a version that was unregistered meanwhile."""
+        try:
+            return await self.backend.add(version)
+        except Damaged as error:
+            if version.path.exists():
                 raise
-            ref = asked.version.ref
-            raise NotFound(f"{ref} was unregistered before its turn came; ask another version.") from error
+            raise NotFound(f"{version.ref} was unregistered before its turn came; ask another.") from error
 
     async def refresh(self) -> None:
         """Bring on duty what is registered now, and let the others go."""

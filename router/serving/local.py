@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from registry.adapter import WEIGHTS
 from registry.store import Version, verify
 from specialists.errors import RouterError
 
@@ -25,7 +26,8 @@ class Local:
         self._spec, self._precision = base, precision
         self._queue, self._rows = queue, rows
         self.scheduler: Scheduler | None = None
-        self._notes: dict[str, str | None] = {}  # ref -> what is to be known of it with this base
+        # ref -> which file was added, and what is to be known of it with this base
+        self._added: dict[str, tuple[object, str | None]] = {}
         self._changing = (
             asyncio.Lock()
         )  # a version that is let go while it is added again is there in the end
@@ -63,11 +65,15 @@ class Local:
 
     async def add(self, version: Version) -> str | None:
         """See Backend."""
-        if version.ref not in self._notes:
+        known = self._added.get(version.ref)
+        if known is None or known[0] != _stamp(version):
             async with self._changing:
-                if version.ref not in self._notes:
-                    self._notes[version.ref] = await asyncio.to_thread(self._add, version)
-        return self._notes[version.ref]
+                stamp = _stamp(version)
+                known = self._added.get(version.ref)
+                if known is None or known[0] != stamp:
+                    known = stamp, await asyncio.to_thread(self._add, version)
+                    self._added[version.ref] = known
+        return known[1]
 
     def _add(self, version: Version) -> str | None:
         from ..engine.base import compatible
@@ -82,9 +88,9 @@ class Local:
     async def remove(self, ref: str) -> None:
         """See Backend."""
         async with self._changing:
-            if ref in self._notes:
+            if ref in self._added:
                 assert self.scheduler is not None
-                del self._notes[ref]
+                del self._added[ref]
                 await asyncio.to_thread(self.scheduler.engine.remove, ref)
 
     def stream(self, request: Request) -> Pieces:
@@ -97,6 +103,15 @@ class Local:
             loop.call_soon_threadsafe(news.put_nowait, piece)
 
         return _Pieces(self.scheduler.submit(request, tell, tell), news)
+
+
+def _stamp(version: Version) -> object:
+    """Which file holds a version's weights: another one when it was unregistered and registered again."""
+    try:
+        found = (version.path / WEIGHTS).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class _Pieces:

@@ -230,18 +230,30 @@ def test_a_specialist_that_does_not_fit_is_left_out(start: Any, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_version_that_goes_before_its_turn_is_not_found(start: Any, stream: bool) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_version_that_goes_before_its_turn(start: Any, stream: bool, gone: bool) -> None:
     running = start()
+    failures = iter([True, gone])
 
-    def gone(request: Request) -> str:
-        Store().unregister("colours")
-        raise Damaged("The adapter was changed or removed after it was added; add it again.")
+    def says(request: Request) -> str:
+        if next(failures):
+            if gone:
+                Store().unregister("colours")
+            raise Damaged("The adapter was changed or removed after it was added; add it again.")
+        return "Answer: yes"
 
-    running.backend.says = gone
+    async def add(version: Any) -> None:
+        if not version.path.exists():
+            raise Damaged("It is not there.")
+
+    running.backend.says, running.backend.add = says, add
+    running.backend.added["colours@1.0.0"] = Store().resolve("colours")
     found = running.ask(stream=stream)
-    if not stream:
-        assert found.status_code == 404
-    assert "colours@1.0.0 was unregistered before its turn came" in found.text
+    if gone:
+        assert "colours@1.0.0 was unregistered before its turn came" in found.text
+        assert stream or found.status_code == 404
+    else:
+        assert '"answer":"yes"' in found.text.replace(" ", "") and found.status_code == 200
 
 
 def test_stopping_answers_what_is_under_way(start: Any) -> None:

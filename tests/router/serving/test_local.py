@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,25 @@ def test_a_version_that_is_wanted_while_it_is_let_go_is_there(
         await asyncio.sleep(0.05)
         may_go.set()
         await asyncio.gather(going, coming)
+        await whole(local, Request([{"role": "user", "content": "x"}], versions[0].ref, 3))
+        await local.close()
+
+    asyncio.run(serve())
+
+
+def test_a_version_that_was_registered_again_is_read_again(tiny_base: Path, versions: list[Version]) -> None:
+    async def serve() -> None:
+        local = Local(str(tiny_base), "bf16")
+        await local.open()
+        assert local.scheduler is not None
+        residency = local.scheduler.engine.residency
+        residency.budget = 0  # read when it is asked for, and no earlier
+        await local.add(versions[0])
+        copy = versions[0].path.with_name("copy")
+        shutil.copytree(versions[0].path, copy)
+        shutil.rmtree(versions[0].path)
+        copy.rename(versions[0].path)
+        await local.add(versions[0])
         await whole(local, Request([{"role": "user", "content": "x"}], versions[0].ref, 3))
         await local.close()
 

@@ -93,6 +93,9 @@ class Crowd:
         with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as found:
             if found.status_code == 404 and model.partition("@")[0] == NAMES[-1]:
                 return self.count("not there")
+            if found.status_code != 200:
+                found.read()
+                return self.fault(f"{model}: {found.status_code} {found.text}")
             text, who, ended = "", "", False
             for count, line in enumerate(line for line in found.iter_lines() if line.startswith("data: ")):
                 if most is not None and count >= most:
