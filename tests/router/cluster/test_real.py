@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from registry.card import Card
 from registry.store import Store, Version
-from registry.version import sha256
 from router.cluster.vllm import Vllm
 from router.engine.request import Generation, Request
 
+from .asking import publish
 from .vllm_server import PYTHON, VllmServer
 
 pytestmark = [
@@ -74,18 +73,7 @@ def adapters(base: Path, folder: Path) -> list[Version]:
             "target_modules": sorted({layer.split(".")[-2] for layer in shapes}),
         }
         (path / "adapter_config.json").write_text(json.dumps(config))
-        card = Card(
-            name=name,
-            version="1.0.0",
-            description=name,
-            base="tiny",
-            base_weights="0" * 64,
-            adapter=sha256(path / "adapter_model.safetensors"),
-            prompt="plain",
-            parser="answer_line",
-            exemplars=(f"What is {name}?",),
-        )
-        found.append(Store().publish(path, card))
+        found.append(publish(path, name))
     return found
 
 
