@@ -94,8 +94,7 @@ class Residency:
         )
         with self._lock:
             record = self._records.setdefault(key, _Record(key, folder, info, stamp, size))
-            if key not in self.resident:
-                record.folder, record.stamp, record.error = folder, stamp, None
+            record.folder, record.stamp, record.error = folder, stamp, None  # read from there from now on
             record.names.add(name)
             (record.pinned.add if pinned else record.pinned.discard)(name)
             if (old := self._names.get(name)) not in (None, key):

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from router.engine.base import find_base
 from router.engine.engine import Engine
+from router.engine.request import Request
 from router.engine.residency import Residency
 from specialists.errors import BadInput
 
@@ -185,3 +187,23 @@ def test_other_scales_are_another_adapter(residency: Residency, tiny_adapter: Ma
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 3}))
     assert residency.add("a", folder) != key
+
+
+def test_one_added_again_while_in_memory_is_later_read_from_where_it_is_now(
+    tiny_base: Path, tiny_adapter: Callable[..., Path]
+) -> None:
+    one, other = tiny_adapter("one"), tiny_adapter("other")
+    engine = Engine(find_base(str(tiny_base)), dtype="float32")
+    engine.add("one", one)
+    engine.residency.budget = engine.residency.bytes  # room for one
+    copy = one.with_name("copy")
+    shutil.copytree(one, copy)
+    shutil.rmtree(one)
+    copy.rename(one)  # the same bytes in another file, as when a version is registered again
+    engine.add("one", one)
+    engine.add("other", other)
+    messages = [{"role": "user", "content": "x"}]
+    before, _, after = (
+        engine.generate([Request(messages, name, 8)])[0].text for name in ("one", "other", "one")
+    )
+    assert before == after and engine.residency.loads >= 3
