@@ -27,6 +27,7 @@ def watch(parts: defaultdict[str, float]) -> None:
     import torch
 
     from distill import autograd
+    from distill import frozen as products
 
     inside: list[float] = []  # seconds spent in parts within each part under way
 
@@ -46,8 +47,10 @@ def watch(parts: defaultdict[str, float]) -> None:
 
     frozen, product, attention, loss, optimizer = PARTS
     for holder, method, name in (
-        (autograd.Frozen, "__call__", frozen),
-        (autograd.Frozen, "back", frozen),
+        (products.Frozen, "__call__", frozen),
+        (products.Frozen, "back", frozen),
+        (products.Frozen8, "__call__", frozen),
+        (products.Frozen8, "back", frozen),
         (torch.optim.AdamW, "step", optimizer),
         (torch.nn.utils, "clip_grad_norm_", optimizer),
     ):
@@ -62,7 +65,7 @@ def peak(threads: int, tries: int) -> dict[str, Any]:
     """The best GFLOP/s in bf16 of large squares and of packed weights, and the cost of a page fault in seconds."""
     import torch
 
-    from distill.autograd import PACKED_FOR
+    from distill.frozen import PACKED_FOR
     from router.engine.packed import can_pack, multiply, pack
 
     torch.set_num_threads(threads)

@@ -57,9 +57,8 @@ def measure(
     weights = sha256(arm.adapter / WEIGHTS) if arm.adapter else None
     if weights and arm.adapter and weights not in engine.adapters:
         engine.add(weights, arm.adapter)
-    base = (engine.base.id, engine.base.weights)
     asks = [
-        Ask(key_of(domain.name, task.key, base, weights, said, most), said, weights, most)
+        Ask(key_of(domain.name, task.key, engine.identity, weights, said, most), said, weights, most)
         for task in tasks
         for said in [messages(arm.prompt, task.question)]
     ]

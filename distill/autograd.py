@@ -1,63 +1,28 @@
 """Where training spends its time, with backward passes by hand: the LoRA product, attention and the loss.
 
-Each does less than the general operation it stands for, because it knows more: frozen weights keep a copy in the order
-oneDNN multiplies fastest, attention is causal and never looks at padding, and the loss needs no gradient of the head.
+Each does less than the general operation it stands for, because it knows more: attention is causal and never looks at
+padding, and frozen weights (frozen.py) and the head need no gradient of their own.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-from router.engine.packed import can_pack, multiply, pack
 from router.engine.qwen2 import is_plain
 
-PACKED_FOR = 512  # rows that packed weights are laid out for
+from .frozen import Head, Product
+
 BLOCK = 128  # queries attended to at once: a causal block looks at no key after it
-ROWS = 256  # rows of logits made at once: 75 MB in bf16 for Qwen's vocabulary
-
-
-class Frozen:
-    """y = x W' + b for a frozen weight [out, in], and the product with W that its backward needs.
-
-    oneDNN otherwise reorders the weight in every call. For 465 x 896 x 4864 in bf16 on one core the packed product runs
-    1.2 to 1.35 times as fast; into fewer columns than rows it gains nothing, so there the weight stays as it is.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight, self.bias = weight.detach(), bias
-        out, inside = weight.shape
-        packs = can_pack(weight.dtype, weight.device)
-        self.forward_packed = pack(self.weight, PACKED_FOR) if packs and out >= inside else None
-        self.backward_packed = (
-            pack(self.weight.t().contiguous(), PACKED_FOR) if packs and inside >= out else None
-        )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.forward_packed is None:
-            return linear(x, self.weight, self.bias)
-        return _multiply(x, self.forward_packed, self.bias)
-
-    def back(self, g: Tensor) -> Tensor:
-        """g W, the gradient of x."""
-        return g @ self.weight if self.backward_packed is None else _multiply(g, self.backward_packed, None)
-
-
-def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """Longer inputs go in parts, since the order of the weight is made for PACKED_FOR rows."""
-    parts = [multiply(part, packed, bias) for part in x.chunk(-(-len(x) // PACKED_FOR))]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 class _Lora(torch.autograd.Function):
     """y = x W' + b + s (x A') B', with one pass over y and nothing kept but x and x A'."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: Frozen, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, frozen: Product, a: Tensor, b: Tensor, scale: float) -> Tensor:
         low = x @ a.to(x.dtype).t()
         y = frozen(x)
         y.addmm_(low, b.to(x.dtype).t(), alpha=scale)
@@ -79,7 +44,7 @@ class _Lora(torch.autograd.Function):
         return grad_x, None, grad_a, grad_b, None
 
 
-def lora(x: Tensor, frozen: Frozen, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def lora(x: Tensor, frozen: Product, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """x [n, in] through a frozen layer plus scale * x A' B'; A [rank, in] and B [out, rank] are trained."""
     y: Tensor = _Lora.apply(x, frozen, a, b, scale)  # type: ignore[no-untyped-call]
     return y
@@ -144,12 +109,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return out.view(rows, heads, time, size)
 
 
-@lru_cache(maxsize=4)
-def _scratch(width: int, kind: torch.dtype, device: torch.device) -> Tensor:
-    """A block of logits, kept from step to step: the pages of a new one cost as much as the product that fills it."""
-    return torch.empty(ROWS, width, dtype=kind, device=device)
-
-
 def use_attention(model: Any) -> None:
     """Make a plain Qwen2 of transformers attend through `attention`; any other model keeps its own, with all its rules.
 
@@ -179,21 +138,19 @@ class _CompletionLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        total = torch.zeros((), device=h.device)
+    def forward(ctx: Any, h: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
         grad = torch.empty_like(h)
-        for rows in torch.arange(len(h), device=h.device).split(ROWS):
-            logits, p = (
-                _scratch(len(weight), kind, h.device)[: len(rows)] for kind in (h.dtype, torch.float32)
-            )
-            torch.mm(h[rows], weight.t(), out=logits)
-            torch.softmax(p.copy_(logits), -1, out=p)
+        found = torch.empty(len(h), device=h.device)
+        for rows in torch.arange(len(h), device=h.device).split(head.rows):
+            p = head.logits(h[rows])
+            torch.softmax(p, -1, out=p)
             right = p.gather(1, targets[rows, None])
-            total -= right.clamp(min=1e-30).log().sum()
+            found[rows] = right[:, 0]
             p.scatter_(1, targets[rows, None], right - 1)
-            grad[rows] = logits.copy_(p) @ weight
+            grad[rows] = head.back(p)
         ctx.save_for_backward(grad)
-        return total
+        ctx.mark_non_differentiable(found)
+        return -found.clamp(min=1e-30).log().sum(), found
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -201,7 +158,7 @@ class _CompletionLoss(torch.autograd.Function):
         return grad * grads[0].to(grad.dtype), None, None
 
 
-def completion_loss(h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum over rows of -log softmax(h W')[target]; h [n, d], weight [vocabulary, d], targets [n]."""
-    loss: Tensor = _CompletionLoss.apply(h, weight, targets)  # type: ignore[no-untyped-call]
-    return loss
+def completion_loss(h: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over rows of -log p with p = softmax(logits of the head)[target], and p [n]; h [n, d], targets [n]."""
+    found: tuple[Tensor, Tensor] = _CompletionLoss.apply(h, head, targets)  # type: ignore[no-untyped-call]
+    return found

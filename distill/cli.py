@@ -120,7 +120,8 @@ def train(
     check = None
     if checks:
         dev = items(found, "dev", checks)
-        check = checker(lambda: Engine(weights), found, dev, PROMPTS[found.prompt], found.max_new_tokens)
+        opened = lambda: Engine(weights, precision=config.precision)  # noqa: E731
+        check = checker(opened, found, dev, PROMPTS[found.prompt], found.max_new_tokens)
     for seed in range(seeds):
         folder = out / f"seed-{seed}" if seeds > 1 else out
         told = retold(found, rows, retell, config.seed + seed) if retell > 1 else rows

@@ -39,6 +39,7 @@ class Progress:
     norms: list[float] = field(default_factory=list)
     seconds: float = 0.0
     tokens: int = 0
+    passed_over: list[int] = field(default_factory=list)  # steps whose batch was known already
     scale: float = 1.0
     retries: int = 0
     events: list[str] = field(default_factory=list)
@@ -54,10 +55,11 @@ class Progress:
 
 
 class Loop:
-    """Trains `weights` in place. `check` grades the current weights on dev items, every `config.check_every` steps.
+    """Trains `weights` in place. `loss` gives the mean loss of a batch and the probability of each of its tokens.
 
-    A collapse (see guard) takes the run back to the last check that found it well, or to the start, and on from there
-    with half the rate; at the third it ends in Damaged. Without `check` only the loss and the gradient are watched.
+    `check` grades the current weights on dev items, every `config.check_every` steps. A collapse (see guard) takes the
+    run back to the last check that found it well, or to the start, and on from there with half the rate; at the third
+    it ends in Damaged. Without `check` only the loss and the gradient are watched.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Loop:
         config: TrainConfig,
         steps: int,
         stream: Callable[[], Iterator[list[Encoded]]],
-        loss: Callable[[list[Encoded]], Tensor],
+        loss: Callable[[list[Encoded]], tuple[Tensor, Tensor]],
         rate: Callable[[int], float],
         check: Callable[[], Check] | None = None,
     ) -> None:
@@ -130,13 +132,17 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(at.step) * at.scale
         torch.manual_seed(self.config.seed << 32 | at.step)  # what dropout hides is the step's own
-        loss = self.loss(rows)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip)
+        loss, found = self.loss(rows)
         at.loss.append(round(loss.item(), 4))
-        at.norms.append(round(norm.item(), 4))
         at.step += 1
         at.tokens += sum(len(row.ids) for row in rows)
+        if self.config.known < 1 and bool(found.min() >= self.config.known):
+            at.passed_over.append(at.step)
+            at.norms.append(0.0)
+            return risen(at.loss)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip)
+        at.norms.append(round(norm.item(), 4))
         if not torch.isfinite(norm):
             self.optimizer.zero_grad()
             return f"has a gradient that is no number (loss {loss.item():.3g})"
@@ -182,6 +188,7 @@ class Loop:
         at.step = to["step"]
         del at.loss[at.step :], at.norms[at.step :]
         at.dev = [point for point in at.dev if point[0] <= at.step]
+        at.passed_over = [step for step in at.passed_over if step <= at.step]
         self._restore(to)
 
     def _snapshot(self) -> Snapshot:

@@ -15,7 +15,8 @@ from registry.adapter import WEIGHTS
 from router.engine.base import Base
 from specialists.errors import Damaged
 
-from .autograd import Frozen, lora
+from .autograd import lora
+from .frozen import Frozen, Frozen8
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -28,11 +29,17 @@ class LoraLinear(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Linear, rank: int, alpha: float, dropout: float, generator: torch.Generator
+        self,
+        base: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        generator: torch.Generator,
+        precision: str = "bf16",
     ) -> None:
         super().__init__()
         self.scale, self.dropout = alpha / rank, dropout
-        self.frozen = Frozen(base.weight, base.bias)
+        self.frozen = (Frozen8 if precision == "int8" else Frozen)(base.weight, base.bias)
         bound = 1 / math.sqrt(base.in_features)  # PEFT's kaiming_uniform_(a=sqrt(5))
         self.lora_A = nn.Parameter((torch.rand(rank, base.in_features, generator=generator) * 2 - 1) * bound)
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
@@ -48,16 +55,25 @@ class LoraLinear(nn.Module):
 
 
 def attach(
-    model: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int, dropout: float = 0.0
+    model: nn.Module,
+    targets: Sequence[str],
+    rank: int,
+    alpha: float,
+    seed: int,
+    dropout: float = 0.0,
+    precision: str = "bf16",
 ) -> dict[str, LoraLinear]:
-    """Freeze the model and put a LoraLinear over every linear layer whose name ends in a target; by module name."""
+    """Freeze the model and put a LoraLinear over every linear layer whose name ends in a target; by module name.
+
+    precision: of the frozen weights, bf16 (as they are) or int8.
+    """
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, LoraLinear] = {}
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets:
             parent, _, child = name.rpartition(".")
-            found[name] = LoraLinear(module, rank, alpha, dropout, generator)
+            found[name] = LoraLinear(module, rank, alpha, dropout, generator, precision)
             setattr(model.get_submodule(parent), child, found[name])
     return found
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from router.commands import PRECISION_OPTION
+
 if TYPE_CHECKING:
     from .train import TrainConfig
 
@@ -31,6 +33,12 @@ HYPERPARAMETERS = _options(
     click.option("--rank", type=click.IntRange(1, 256), help="Rank of the adapter."),
     click.option("--alpha", type=click.FloatRange(0, min_open=True), help="Scale of the adapter, over its rank."),
     click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of the inputs hidden in a step."),
+    click.option(
+        "--known",
+        type=click.FloatRange(0, 1),
+        help="Read an example without learning from it when each of its tokens has this probability.",
+    ),
+    PRECISION_OPTION,
     click.option("--targets", help="Layers to adapt, such as q_proj,v_proj; all linear layers unless given."),
     click.option("--batch-size", type=click.IntRange(1), help="Examples a step."),
     click.option(

@@ -84,7 +84,7 @@ class Pipeline:
     def engine(self) -> Engine:
         from router.engine.engine import Engine
 
-        return Engine(self.base)
+        return Engine(self.base, precision=self.plan.config.precision)
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -299,5 +299,7 @@ def _trained(job: Job, plan: Plan, out: Path, most: int, workers: int) -> None:
     check = None
     if job.checks:
         dev = items(domain, "dev", job.checks)
-        check = checker(lambda: Engine(base), domain, dev, PROMPTS[domain.prompt], most)
+        check = checker(
+            lambda: Engine(base, precision=config.precision), domain, dev, PROMPTS[domain.prompt], most
+        )
     train(examples, base, out, config, check=check)

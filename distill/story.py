@@ -63,7 +63,7 @@ def result(run: Pipeline) -> Result:
         split="test",
         n=len(run.tests),
         teacher=run.teacher.id,
-        base=f"{run.base.id}@{run.base.weights[:16]}",
+        base=run.engine.identity,
         command=run.command,
         hashes=_hashes(run),
         environment=environment(),

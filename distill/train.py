@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,12 +16,14 @@ from torch import Tensor
 
 from registry.adapter import WEIGHTS
 from router.engine.base import Base, load_model, load_tokenizer
+from router.engine.precision import resolve
 from specialists.errors import BadInput
 from specialists.paths import write_atomic
 
 from .autograd import completion_loss, use_attention
 from .checkpoint import NAME as CHECKPOINT
 from .example import Example, balance
+from .frozen import Head, PlainHead, freeze
 from .guard import Check
 from .loop import Loop
 from .lora import ALL_LINEAR, attach, load_peft, save_peft
@@ -35,7 +37,8 @@ class TrainConfig:
     All linear layers, and a rate about ten times that of full fine-tuning, follow Schulman et al., "LoRA Without
     Regret" (2025), whose rule gives 5.3e-4 for a Qwen of 0.5B; A and B start as in PEFT (Hu et al. 2021). One example a
     step and eight passes over a hundred are what docs/training.md measured. Rank 8 is the largest that
-    stays under 9 MB. The seed orders the examples and draws A.
+    stays under 9 MB. The seed orders the examples and draws A. Passing over what is known is Selective-Backprop (Jiang
+    et al. 2019, arXiv:1910.00762) with a fixed bar: it spares the backward pass, and no learning where there is none.
     """
 
     rank: int = 8
@@ -47,8 +50,10 @@ class TrainConfig:
     warmup: float = 0.1  # share of all steps
     clip: float = 1.0
     dropout: float = 0.0  # share of a layer's inputs hidden from the update in a step
+    known: float = 1.0  # probability of every token from which a batch is only read and not learnt from
     seed: int = 0
     max_tokens: int = 4096
+    precision: str = "auto"  # of the frozen weights: auto, bf16 or int8, as in router.engine.precision
     check_every: int = 0  # steps between two checks on dev items; 0: only one, at the end
     patience: int = 0  # checks without a better one after which training stops; 0: never
 
@@ -102,8 +107,10 @@ def batches(encoded: Sequence[Encoded], config: TrainConfig) -> Iterator[list[En
         epoch += 1
 
 
-def batch_loss(model: Any, rows: Sequence[Encoded]) -> tuple[Tensor, int]:
-    """Mean loss per completion token of a batch, and how many tokens carried it.
+def batch_loss(model: Any, rows: Sequence[Encoded], head: Head | None = None) -> tuple[Tensor, Tensor]:
+    """Mean loss per completion token of a batch, and the probability of each such token [tokens].
+
+    head: what the model's own head is multiplied by, if not plainly.
 
     Rows are padded on the right; attention is causal, so padding cannot reach what comes before it.
     """
@@ -116,8 +123,9 @@ def batch_loss(model: Any, rows: Sequence[Encoded]) -> tuple[Tensor, int]:
         places += range(i * width + row.prompt - 1, i * width + len(row.ids) - 1)
         targets += row.ids[row.prompt :]
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
-    loss = completion_loss(hidden[torch.tensor(places)], model.lm_head.weight, torch.tensor(targets))
-    return loss / len(targets), len(targets)
+    head = head or PlainHead(model.lm_head.weight)
+    loss, found = completion_loss(hidden[torch.tensor(places)], head, torch.tensor(targets))
+    return loss / len(targets), found
 
 
 def rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -160,6 +168,7 @@ def train_rows(
 
     about: what else is to be kept among the facts.
     """
+    config = replace(config, precision=resolve(config.precision, torch.bfloat16, torch.device("cpu")))
     identity = {
         "config": {**asdict(config), "targets": list(config.targets)},
         "base": base.id,
@@ -176,7 +185,10 @@ def train_rows(
     keep_freed_memory()
     torch.manual_seed(config.seed)
     model = load_model(base)
-    layers = attach(model, config.targets, config.rank, config.alpha, config.seed, config.dropout)
+    layers = attach(
+        model, config.targets, config.rank, config.alpha, config.seed, config.dropout, config.precision
+    )
+    head = freeze(model, config.precision)
     if start:
         load_peft(layers, start)
     use_attention(model)
@@ -193,7 +205,7 @@ def train_rows(
         config,
         steps,
         stream=lambda: batches(rows, config),
-        loss=lambda batch: batch_loss(model, batch)[0],
+        loss=lambda batch: batch_loss(model, batch, head),
         rate=lambda step: rate(step, steps, config),
         check=checked if check else None,
     )
@@ -209,6 +221,7 @@ def train_rows(
         "tokens_per_second": round(done.tokens / done.seconds, 1),
         "loss": done.loss,
         "norms": done.norms,
+        "passed_over": len(done.passed_over),
         "dev": done.dev,
         "events": done.events,
         "torch": torch.__version__,

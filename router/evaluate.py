@@ -39,10 +39,7 @@ def open_tools(base: str | None = None, store: Store | None = None, precision: s
         compatible(version.card.base, version.card.base_weights, engine.base)
         verify(version)
 
-    identity = f"{engine.base.id}@{engine.base.weights[:16]}"
-    if engine.precision != "bf16":
-        identity += f" {engine.precision}"
-    return Tools(engine, identity, found, lambda: open_router(found), check)
+    return Tools(engine, engine.identity, found, lambda: open_router(found), check)
 
 
 def run(

@@ -68,6 +68,12 @@ class Engine:
         self._stop = self.model.stop | {self.chat.stop}
 
     @property
+    def identity(self) -> str:
+        """Which weights answer, and in what precision unless in their own: for reports and the names of answers."""
+        weights = f"{self.base.id}@{self.base.weights[:16]}"
+        return weights if self.precision == "bf16" else f"{weights} {self.precision}"
+
+    @property
     def adapters(self) -> Mapping[str, str]:
         """Name -> hash of every adapter that was added."""
         return self.residency.names

@@ -92,9 +92,9 @@ def test_their_rows_are_cut_unmasked_and_have_no_template_or_end(tiny_base: Path
         stream.CUT = stream_cut
     assert lost == 0 and tokenizer.decode(row.ids) == text and tokenizer.eos_token_id not in row.ids
     model = load_model(base)
-    loss, carried = batch_loss(model, [row])
+    loss, found = batch_loss(model, [row])
     ids = torch.tensor([row.ids])
-    assert carried == len(row.ids) - 1
+    assert len(found) == len(row.ids) - 1
     with torch.no_grad():
         assert abs(loss.item() - model(input_ids=ids, labels=ids).loss.item()) < 0.05
 
