@@ -61,12 +61,12 @@ def later(call: Callable[[], T]) -> Future[T]:
     return future
 
 
-def open_router(store: Store) -> Router:
-    """The router over everything registered. Loads the sentence encoder."""
+def open_router(store: Store, torch: bool = False) -> Router:
+    """The router over everything registered. Loads the sentence encoder; `torch`: see load_encoder."""
     from .embed import load_encoder
     from .route import Router
 
-    return Router([_entry(version) for version in store.list()], load_encoder())
+    return Router([_entry(version) for version in store.list()], load_encoder(torch=torch))
 
 
 def _entry(version: Version) -> Entry:

@@ -3,7 +3,7 @@
 On 2 cores `import sentence_transformers` takes 8-10 s (transformers.modeling_utils, torch.distributed,
 sklearn); this module with its imports and its weights is ready in well under one, and gives the same vectors
 to 1e-5. The architecture is that of Devlin et al. 2018 (arXiv:1810.04805) with mean pooling and unit length
-on top (Reimers & Gurevych 2019, arXiv:1908.10084).
+on top (Reimers & Gurevych 2019, arXiv:1908.10084). Where torch is there anyway, bert_torch.py is faster.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tokenizers import Encoding, Tokenizer
 
 Array = NDArray[np.float32]
 _ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-TURN_AT = 4  # calls after which there are likely to be many more: a server's, an evaluation's
 
 
 def fits(folder: Path) -> bool:
@@ -63,14 +62,9 @@ class Bert:
             for name, value in load_file(folder / "model.safetensors").items()
             if value.dtype.kind == "f"
         }
-        self._calls = 0
-        self._turned: dict[str, Array] = {}  # weights [in, out], once that has paid
 
     def embed(self, texts: Sequence[str], batch: int = 32) -> Array:
         """Unit rows, float32 [len(texts), dimension]; texts of one length run together, without padding."""
-        self._calls += 1
-        if self._calls == TURN_AT:
-            self._turn()
         encodings: list[Encoding] = self.tokenizer.encode_batch(list(texts))
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         for rows in _same_length([len(encoding.ids) for encoding in encodings], batch):
@@ -106,17 +100,8 @@ class Bert:
         mixed = (scores / scores.sum(axis=-1, keepdims=True)) @ value
         return self._linear(mixed.transpose(0, 2, 1, 3).reshape(n, length, -1), stem + "output.dense")
 
-    def _turn(self) -> None:
-        """Turn the weights of linear layers over, which costs 40 ms and makes each product a third faster."""
-        self._turned = {
-            name: np.ascontiguousarray(value.T)
-            for name, value in self.weights.items()
-            if name.startswith("encoder.") and value.ndim == 2
-        }
-
     def _linear(self, x: Array, name: str) -> Array:
-        weight = self._turned.get(name + ".weight")
-        out: Array = x @ (self.weights[name + ".weight"].T if weight is None else weight)
+        out: Array = x @ self.weights[name + ".weight"].T
         out += self.weights[name + ".bias"]
         return out
 

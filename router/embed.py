@@ -67,25 +67,26 @@ class SentenceEncoder:
         return np.array(rows, dtype=np.float32).reshape(len(rows), vectors.shape[1])
 
 
-def load_encoder(spec: str | None = None) -> SentenceEncoder:
+def load_encoder(spec: str | None = None, torch: bool = False) -> SentenceEncoder:
     """The sentence encoder named by `spec` (a folder or a Hub id), or the default one found on this machine.
 
-    A BERT with mean pooling, as all-MiniLM-L6-v2 is, runs in NumPy (see bert.py for why); anything else runs
-    in sentence-transformers. Raises Unavailable when none is found, Damaged when its files cannot be read.
+    A BERT with mean pooling, as all-MiniLM-L6-v2 is, runs in NumPy (see bert.py for why) or, where the caller needs
+    torch anyway, in `torch`; anything else runs in sentence-transformers. Raises Unavailable when none is found,
+    Damaged when its files cannot be read.
     """
     from .engine.base import find_encoder
 
     base = find_encoder(spec)
-    return open_encoder(Path(base.path), base.id, base.weights)
+    return open_encoder(Path(base.path), base.id, base.weights, torch)
 
 
-def open_encoder(folder: Path, name: str, weights: str) -> SentenceEncoder:
-    """The encoder in a sentence-transformers folder."""
+def open_encoder(folder: Path, name: str, weights: str, torch: bool = False) -> SentenceEncoder:
+    """The encoder in a sentence-transformers folder; `torch`: see load_encoder."""
     from . import bert
 
     try:
         limit = json.loads((folder / "sentence_bert_config.json").read_text("utf-8"))["max_seq_length"] or 512
-        short = bert.Bert(folder).embed if bert.fits(folder) else _sentence_transformers(folder)
+        short = _bert(folder, torch) if bert.fits(folder) else _sentence_transformers(folder)
         cut = _cutter(folder, limit)
         short(["one"])
     except RouterError:
@@ -95,6 +96,16 @@ def open_encoder(folder: Path, name: str, weights: str) -> SentenceEncoder:
             f"Could not read the sentence encoder in {folder} ({error}); fetch it again or choose another."
         ) from error
     return SentenceEncoder(name, weights, limit, short, cut)
+
+
+def _bert(folder: Path, torch: bool) -> Callable[[Sequence[str]], Array]:
+    if torch:
+        from .bert_torch import TorchBert
+
+        return TorchBert(folder).embed
+    from .bert import Bert
+
+    return Bert(folder).embed
 
 
 def _sentence_transformers(folder: Path) -> Callable[[Sequence[str]], Array]:

@@ -39,7 +39,7 @@ def open_tools(base: str | None = None, store: Store | None = None, precision: s
         compatible(version.card.base, version.card.base_weights, engine.base)
         verify(version)
 
-    return Tools(engine, engine.identity, found, lambda: open_router(found), check)
+    return Tools(engine, engine.identity, found, lambda: open_router(found, torch=True), check)
 
 
 def run(

@@ -252,7 +252,7 @@ def served(
     )
     Store().publish(folder, card)
     monkeypatch.setattr(ask, "open_engine", lambda *_: fake_engine)
-    monkeypatch.setattr(ask, "open_router", lambda store: FakeRouter())
+    monkeypatch.setattr(ask, "open_router", lambda store, **_: FakeRouter())
     return fake_engine
 
 

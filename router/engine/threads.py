@@ -8,6 +8,8 @@ as long again (two cores). So whoever is done lets its helpers go.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +25,17 @@ def release() -> None:
     """
     if pause := _pause():
         pause(SOFT)
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Let the calling thread multiply with so many threads at most."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(count, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @cache

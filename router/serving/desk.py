@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from registry.store import Store, Version
@@ -18,7 +19,7 @@ from ..answer import Answer, Status
 from ..ask import AUTO, BASE, clean
 from ..decision import Decision
 from ..engine.request import Generation, Request
-from ..engine.threads import release
+from ..engine.threads import at_most, release
 from ..prompting import ask_base, ask_specialist, read
 from ..route import Entry, Router
 
@@ -79,7 +80,8 @@ class Desk:
         if self._watch:
             return
 
-        encoder = asyncio.get_running_loop().run_in_executor(self._routing, load_encoder)
+        load = partial(load_encoder, torch=True)
+        encoder = asyncio.get_running_loop().run_in_executor(self._routing, load)
         await self.backend.open()
         self._encoder = await encoder
         await self.refresh()
@@ -107,7 +109,8 @@ class Desk:
         """Who answers a question. Raises BadInput when it is empty or too long, Unavailable while starting."""
         text = clean(question)
         router = self._require()
-        decision = await asyncio.get_running_loop().run_in_executor(self._routing, _route, router, text)
+        loop, busy = asyncio.get_running_loop(), self.backend.load().under_way > 0
+        decision = await loop.run_in_executor(self._routing, _route, router, text, busy)
         if decision.specialist is None or allowed is None or decision.specialist in allowed:
             return decision
         reason = f"{decision.specialist} fits, but this key may not ask it"
@@ -243,11 +246,13 @@ def _entry(version: Version) -> Entry:
     return Entry(version.card.name, version.card.version, version.card.exemplars)
 
 
-def _route(router: Router, text: str) -> Decision:
-    try:
-        return router.route_many([text])[0]
-    finally:
-        release()
+def _route(router: Router, text: str, busy: bool) -> Decision:
+    """busy: the processors have something else to do, so that threads would wait for each other."""
+    with at_most(1) if busy else contextlib.nullcontext():
+        try:
+            return router.route_many([text])[0]
+        finally:
+            release()
 
 
 def _build(versions: list[Version], encoder: Encoder) -> Router:

@@ -85,7 +85,7 @@ def test_mixed_batch_keeps_its_order(served: Any) -> None:
 
 
 def test_named_specialist_needs_no_router(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ask, "open_router", lambda store: pytest.fail("the encoder was loaded"))
+    monkeypatch.setattr(ask, "open_router", lambda store, **_: pytest.fail("the encoder was loaded"))
     served.queue("Answer: 1", "hello")
     found = one(Asker(specialist="colours@1.0.0"), OTHER)
     assert (found.status, found.decision.specialist) == (Status.ANSWERED, "colours")
@@ -184,7 +184,7 @@ def test_later_brings_the_error_and_holds_up_nothing() -> None:
 def test_open_router_knows_what_is_registered(
     tiny_adapter: Callable[..., Path], fake_encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.embed.load_encoder", lambda: fake_encoder)
+    monkeypatch.setattr("router.embed.load_encoder", lambda **_: fake_encoder)
     store = ask.Store(tmp_path / "own", tmp_path / "nothing-bundled")
     exemplars = tmp_path / "colours.txt"
     exemplars.write_text("Which colours are warm?\n")

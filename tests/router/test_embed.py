@@ -119,6 +119,12 @@ def test_the_end_of_a_long_text_counts(folder: Path) -> None:
     assert np.abs(one - other).max() > 10 * np.abs(one - same).max() + 1e-6
 
 
+def test_torch_gives_the_vectors_of_numpy(folder: Path) -> None:
+    texts = ["one", "two three four", "", "one " * 90, "five two"]
+    theirs = open_encoder(folder, "tiny", "w", torch=True).embed(texts)
+    np.testing.assert_allclose(theirs, tiny(folder).embed(texts), atol=1e-5)
+
+
 def test_damage_is_one_sentence(folder: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -191,7 +197,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
 
 
 @pytest.mark.slow
-def test_numpy_gives_the_vectors_of_sentence_transformers() -> None:
+def test_numpy_and_torch_give_the_vectors_of_sentence_transformers() -> None:
     from sentence_transformers import SentenceTransformer
 
     config = next(
@@ -205,8 +211,10 @@ def test_numpy_gives_the_vectors_of_sentence_transformers() -> None:
     ]
     model = SentenceTransformer(str(config.parent), device="cpu", local_files_only=True)
     assert bert.fits(config.parent)
-    ours = load_encoder(str(config.parent)).embed(texts)
-    np.testing.assert_allclose(ours, model.encode(texts, normalize_embeddings=True), atol=1e-5)
+    theirs = model.encode(texts, normalize_embeddings=True)
+    for torch in (False, True):
+        ours = load_encoder(str(config.parent), torch).embed(texts)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_gelu_is_what_it_says() -> None:

@@ -146,7 +146,7 @@ def here(
         return Store(home, bundled)
 
     monkeypatch.setattr("registry.store.Store", made)
-    monkeypatch.setattr("router.embed.load_encoder", lambda: fake_encoder)
+    monkeypatch.setattr("router.embed.load_encoder", lambda **_: fake_encoder)
     monkeypatch.setattr("router.evaluate.open_tools", opened)
 
 

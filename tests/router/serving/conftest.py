@@ -148,7 +148,7 @@ def start(
     from router import embed
     from tests.conftest import FakeRouter  # type: ignore[import-not-found]
 
-    monkeypatch.setattr(embed, "load_encoder", lambda *_: fake_encoder)
+    monkeypatch.setattr(embed, "load_encoder", lambda *_, **__: fake_encoder)
     monkeypatch.setattr(desks, "_build", lambda versions, encoder: FakeRouter())
     stops: list[Callable[[], None]] = []
 
