@@ -16,7 +16,8 @@ from .chat import open_chat
 from .device import choose
 from .guesses import Guesses
 from .loop import Cancelled, Loop, Parts
-from .lora import Mixer, shapes, wrap
+from .lora import shapes, wrap
+from .mixer import Mixer
 from .model import open_model
 from .pace import Pace
 from .packed import can_pack

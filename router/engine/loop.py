@@ -15,7 +15,7 @@ from specialists.errors import RouterError, Unavailable
 from .batch import Batch, Prefill, Row
 from .guesses import Guesses
 from .lookup import GUESSED
-from .lora import Mixer
+from .mixer import Mixer
 from .model import Model
 from .pace import Pace
 from .prefix import PrefixCache

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from router.engine.device import choose
-from router.engine.lora import Adapter, Mixer, shapes, wrap
+from router.engine.lora import Adapter, shapes, wrap
+from router.engine.mixer import Mixer
 from router.engine.precision import resolve
 from router.engine.qwen2 import Qwen2
 from specialists.errors import BadInput

@@ -11,7 +11,7 @@ import torch
 
 from router.engine.base import find_base
 from router.engine.engine import Engine
-from router.engine.lora import Mixer
+from router.engine.mixer import Mixer
 
 QUESTIONS = ["hi", "a somewhat longer question, is it not?", "x", "middling length here"]
 NAMES = ["one", None, "two", "one"]

@@ -1,0 +1,126 @@
+"""What adapters add to products: any batch after any other gives every row its own adapter's B A x and no more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from router.engine.lora import Adapter, MixedLinear, wrap
+from router.engine.mixer import Alone, Gathered, Mixer
+
+RANKS = {"a": 1, "b": 8, "c": 5, "d": 9, "e": 20, "f": 8, "g": 2, "h": 8}
+LACKS = {"c": "up", "e": "down", "g": "gate"}  # a layer that an adapter leaves alone
+
+
+class Two(nn.Module):
+    """Two products, one of them of two layers."""
+
+    JOINT = {"both": ("gate", "up")}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(6, 4), nn.Linear(6, 3), nn.Linear(4, 6)
+
+
+def adapter_of(name: str, dtype: torch.dtype) -> Adapter:
+    draw = torch.Generator().manual_seed(ord(name))
+    shapes = {"gate": (4, 6), "up": (3, 6), "down": (6, 4)}
+    shapes.pop(LACKS.get(name, ""), None)
+    rank = RANKS[name]
+    a = {
+        f"two.{key}": torch.randn(rank, inside, generator=draw).to(dtype)
+        for key, (_, inside) in shapes.items()
+    }
+    b = {f"two.{key}": torch.randn(out, rank, generator=draw).to(dtype) for key, (out, _) in shapes.items()}
+    return Adapter(a, b)
+
+
+def expected(
+    product: MixedLinear, adapters: dict[str, Adapter], names: list[str | None], x: Tensor
+) -> Tensor:
+    """B A x of every row's own adapter; x [rows, time, in]."""
+    y = torch.zeros(*x.shape[:2], sum(out for out, _ in product.shapes))
+    for row, name in enumerate(names):
+        for columns, layer in zip(product.columns, product.names, strict=True):
+            if name is not None and layer in adapters[name].a:
+                low = x[row].float() @ adapters[name].a[layer].float().t()
+                y[row, :, columns] = low @ adapters[name].b[layer].float().t()
+    return y
+
+
+rows = st.lists(st.sampled_from([None, *RANKS]), min_size=1, max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(rows, min_size=1, max_size=6), st.sampled_from([1, 3]), st.booleans())
+def test_every_row_gets_its_own(batches: list[list[str | None]], time: int, bf16: bool) -> None:
+    layers = wrap(nn.ModuleDict({"two": Two()}))
+    kind = torch.bfloat16 if bf16 else torch.float32
+    adapters = {name: adapter_of(name, kind) for name in RANKS}
+    mixer = Mixer(layers, adapters)
+    for names in batches:
+        mixer.set(names)
+        for product in dict.fromkeys(layers.values()):
+            x = torch.randn(len(names), time, product.shapes[0][1])
+            y = torch.zeros(len(names) * time, sum(out for out, _ in product.shapes))
+            if product.addition is not None:
+                product.addition.add_to(y, x.flatten(0, 1))
+            wanted = expected(product, adapters, names, x)
+            assert torch.allclose(
+                y.view_as(wanted), wanted, rtol=3e-2 if bf16 else 1e-4, atol=0.3 if bf16 else 1e-4
+            )
+
+
+def test_an_adapter_that_was_replaced_is_written_again() -> None:
+    layers = wrap(nn.ModuleDict({"two": Two()}))
+    adapters = {name: adapter_of(name, torch.float32) for name in "bf"}
+    mixer = Mixer(layers, adapters)
+    (product, *_) = layers.values()
+    x = torch.randn(2, 6)
+    for names in (["b", "f"], ["b", "b"]):
+        mixer.set(names)
+        before = torch.zeros(2, 7)
+        assert product.addition is not None
+        product.addition.add_to(before, x)
+        adapters["b"] = adapter_of("h", torch.float32)
+        mixer.forget("b")
+        mixer.set(names)
+        after = torch.zeros(2, 7)
+        product.addition.add_to(after, x)
+        assert not torch.equal(before[0], after[0])
+        assert torch.allclose(after, expected(product, adapters, names, x[:, None])[:, 0], atol=1e-4)
+        adapters["b"] = adapter_of("b", torch.float32)
+        mixer.forget("b")
+
+
+def test_who_leaves_and_comes_moves_nobody() -> None:
+    layers = wrap(nn.ModuleDict({"two": Two()}))
+    adapters = {name: adapter_of(name, torch.float32) for name in "bfh"}
+    mixer = Mixer(layers, adapters)
+    (product, *_) = layers.values()
+    stacks = []
+    for names in (["b", "f"], ["b", None], ["b", "f"], ["h", "b"], ["b"], ["f", "b"]):
+        mixer.set(names)
+        assert isinstance(product.addition, Alone if len(names) == 1 else Gathered)
+        if isinstance(product.addition, Gathered):
+            (stack,) = product.addition.stacks
+            stacks.append(stack[1].data_ptr())
+            assert stack[0].rows is None or names[1] is None
+    assert len(set(stacks)) == 1
+
+
+@pytest.mark.parametrize("count", [16, 17])
+def test_one_adapter_adds_the_same_to_few_rows_and_to_many(count: int) -> None:
+    layers = wrap(nn.ModuleDict({"two": Two()}))
+    adapters = {"b": adapter_of("b", torch.bfloat16)}
+    mixer = Mixer(layers, adapters)
+    mixer.set(["b"] * count)
+    for product in dict.fromkeys(layers.values()):
+        x = torch.randn(count, 1, product.shapes[0][1])
+        y = torch.zeros(count, sum(out for out, _ in product.shapes))
+        assert product.addition is not None
+        product.addition.add_to(y, x[:, 0])
+        assert torch.allclose(y, expected(product, adapters, ["b"] * count, x)[:, 0], rtol=3e-2, atol=0.3)
