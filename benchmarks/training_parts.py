@@ -135,7 +135,7 @@ def table(found: dict[str, Any]) -> str:
         )
     for arm, ratio in found["ratio"].items():
         raw = " ".join(f"{one:.2f}" for one in ratio["all"])
-        lines.append(f"ours / {arm:<10} {ratio['median']:.2f}   ({raw})")
+        lines.append(f"{arm:<22} {ratio['median']:.2f}   ({raw})")
     step, most = found["step"], found["peak"]
     lines += ["", f"{'a step of ours':<38}seconds   share   GFLOP   of the peak"]
     for name, part in step["parts"].items():

@@ -1,9 +1,10 @@
 """How fast we train, beside TRL's SFTTrainer on the same steps, and where our time goes.
 
-Every run is a fresh process that loads the base, takes 2 steps to warm up and times the next --steps; the three ways
-take turns, --repeats times:
+Every run is a fresh process that loads the base, takes 2 steps to warm up and times the next --steps; the ways take
+turns, --repeats times:
 
-    ours      distill.train.train_rows as it is
+    ours      distill.train.train_rows with the frozen weights in bf16
+    ours_int8 the same with them in 8 bits, which it chooses itself where the processor multiplies so
     trl       SFTTrainer on the examples as chat messages (prompt and completion)
     trl_kept  the same, with glibc told to keep freed memory as we tell it (distill.memory): what a user who knows of
               that would get, so that this part of the difference is seen apart
@@ -14,11 +15,11 @@ adapters in bf16 were no faster), no gradient checkpointing (its default costs a
 FlashAttention), padding to the longest row of the batch, loss on the completion only, fused AdamW, no workers for so
 little data, no evaluation, saving or reporting. torch.compile is left out: it compiles again for every new length.
 TRL's rows end in one token more, the line end that the chat template writes after a turn. Tokens are those of our
-rows, without padding, for all three.
+rows, without padding, for all of them.
 
-Then, for our loop: the most this processor multiplies in bf16 (large squares, and the packed layout of our frozen
-weights), the operations of a step (counted, see training_parts.operations), our share of that peak, and a table of
-where a step's time goes; and 100 examples x 3 epochs, against the 12 minutes asked.
+Then, for our loop in bf16: the most this processor multiplies in bf16 (large squares, and the packed layout of our
+frozen weights), the operations of a step (counted, see training_parts.operations), our share of that peak, and a table
+of where a step's time goes; and 100 examples x 3 epochs as `router distill train` would, against the 12 minutes asked.
 
     python benchmarks/training_speed.py [--steps 8] [--repeats 3] [--batch-size 4] [--threads N] [--quick]
 """
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 WARM = 2  # steps not counted
-ARMS = ("ours", "trl", "trl_kept")
+OURS = ("ours", "ours_int8")
+THEIRS = ("trl", "trl_kept")
 ASKED_MINUTES = 12
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
 
@@ -68,7 +70,9 @@ def material(job: dict[str, Any], epochs: float) -> tuple[Base, list[Any], list[
     from specialists.domain import load
 
     torch.set_num_threads(job["threads"])
-    base, config = find_base(), TrainConfig(rank=8, batch_size=job["batch_size"], epochs=epochs)
+    precision = {"ours_int8": "int8", "full": "auto"}.get(job["arm"], "bf16")
+    base = find_base()
+    config = TrainConfig(rank=8, batch_size=job["batch_size"], epochs=epochs, precision=precision)
     found = examples(load("scheduling:half-hour"), 100)
     tokenizer = load_tokenizer(base)
     return base, found, [encode(tokenizer, one, config.max_tokens) for one in found], config
@@ -211,7 +215,7 @@ def trl(job: dict[str, Any]) -> dict[str, Any]:
 def split(job: dict[str, Any], most: float) -> dict[str, Any]:
     """Where a step of ours spends its time, and how near each part comes to `most` GFLOP/s."""
     result = run({**job, "arm": "split"})
-    base, _, _, config, steps = timed(job)
+    base, _, _, config, steps = timed({**job, "arm": "split"})
     counted = steps[WARM:-1]
     made: defaultdict[str, float] = defaultdict(float)
     for batch in counted:
@@ -270,27 +274,31 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """What a job gives, in this process."""
     if job["arm"] == "peak":
         return peak(job["threads"], 4 if job["quick"] else 20)
-    return {"ours": ours, "split": ours, "full": full}.get(job["arm"], trl)(job)
+    return {"ours": ours, "ours_int8": ours, "split": ours, "full": full}.get(job["arm"], trl)(job)
 
 
 def measure(job: dict[str, Any], repeats: int) -> dict[str, Any]:
     """The object of reports/training_speed.json."""
-    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    from router.engine.precision import can_multiply
+
+    own = OURS if can_multiply() else OURS[:1]
+    runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in (*own, *THEIRS)}
     for turn in range(repeats):
-        for arm in ARMS:
+        for arm in runs:
             runs[arm].append(run({**job, "arm": arm}))
             speed = runs[arm][-1]["tokens_per_second"]
             click.echo(f"{arm}, {turn + 1} of {repeats}: {speed:.1f} tokens/s", err=True)
     ratios = {
-        arm: [
+        f"{one} / {other}": [
             a["tokens_per_second"] / b["tokens_per_second"]
-            for a, b in zip(runs["ours"], runs[arm], strict=True)
+            for a, b in zip(runs[one], runs[other], strict=True)
         ]
-        for arm in ARMS[1:]
+        for one in own
+        for other in THEIRS
     }
     most = run({**job, "arm": "peak"})
-    speed = median(one["tokens_per_second"] for one in runs["ours"])
-    _, _, rows, _ = material(job, 3)
+    speed = median(one["tokens_per_second"] for one in runs[own[-1]])
+    _, _, rows, _ = material({**job, "arm": "full"}, 3)
     if job["quick"]:
         tokens = 3 * sum(len(row.ids) for row in rows)
         whole = {"seconds": tokens / speed, "tokens": tokens, "extrapolated": True}
@@ -300,8 +308,8 @@ def measure(job: dict[str, Any], repeats: int) -> dict[str, Any]:
     return {
         "command": shlex.join(["python", "benchmarks/training_speed.py", *sys.argv[1:]]),
         "settings": job | {"repeats": repeats, "warm_up_steps": WARM},
-        "tokens_per_second": {arm: median(one["tokens_per_second"] for one in runs[arm]) for arm in ARMS},
-        "peak_mib": {arm: max(one["peak_mib"] for one in runs[arm]) for arm in ARMS},
+        "tokens_per_second": {arm: median(one["tokens_per_second"] for one in runs[arm]) for arm in runs},
+        "peak_mib": {arm: max(one["peak_mib"] for one in runs[arm]) for arm in runs},
         "ratio": {arm: {"median": median(values), "all": values} for arm, values in ratios.items()},
         "runs": runs,
         "peak": most,
