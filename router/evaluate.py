@@ -42,6 +42,14 @@ def open_tools(base: str | None = None, store: Store | None = None, precision: s
     return Tools(engine, engine.identity, found, lambda: open_router(found, torch=True), check)
 
 
+def measured_in(report: Mapping[str, Any] | None) -> str:
+    """The precision in which a report was measured: bf16 unless it says so, or this processor cannot do as it did."""
+    from .engine.precision import can_multiply
+
+    said = str((report or {}).get("base") or "")
+    return "int8" if said.endswith(" int8") and can_multiply() else "bf16"
+
+
 def run(
     names: Sequence[str] | None = None,
     n: int = 100,

@@ -44,7 +44,7 @@ def gate(
     from registry.version import verify
 
     from .embed import load_encoder
-    from .evaluate import open_tools
+    from .evaluate import measured_in, open_tools
     from .vouch import vouch
 
     verify(version)
@@ -53,7 +53,7 @@ def gate(
         version,
         replaces,
         store,
-        lambda: open_tools(base, answering or store, precision="bf16"),  # as the reports were measured
+        lambda: open_tools(base, answering or store, precision=measured_in(version.card.report)),
         load_encoder,
         examples,
         progress,

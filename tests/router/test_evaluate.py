@@ -8,7 +8,7 @@ import pytest
 
 from registry.report import Report, table
 from registry.store import Version
-from router.evaluate import human, shortfalls
+from router.evaluate import human, measured_in, shortfalls
 from router.saved import CHUNK, Saved
 from specialists import domain as domains
 from specialists.errors import BadInput, Damaged, Unavailable
@@ -235,3 +235,19 @@ def test_the_terminal_table_is_aligned(tmp_path: Path) -> None:
         "majority",
         "heuristic",
     ]
+
+
+@pytest.mark.parametrize(
+    ("report", "can", "precision"),
+    [
+        (None, True, "bf16"),
+        ({"base": "Qwen/Qwen2.5@0123456789abcdef"}, True, "bf16"),
+        ({"base": "Qwen/Qwen2.5@0123456789abcdef int8"}, True, "int8"),
+        ({"base": "Qwen/Qwen2.5@0123456789abcdef int8"}, False, "bf16"),
+    ],
+)
+def test_a_report_is_checked_in_the_precision_it_was_measured_in(
+    report: dict[str, Any] | None, can: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.engine.precision.can_multiply", lambda: can)
+    assert measured_in(report) == precision
