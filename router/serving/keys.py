@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ from typing import Any
 from specialists.errors import BadInput, RouterError
 
 _FIELDS = {"key", "sha256", "specialists", "requests_per_minute", "admin"}
+LOOK = 1.0  # seconds between two looks at the file
 EXAMPLE = "such as `payroll: {key: SECRET, specialists: [dates], requests_per_minute: 60}`"
+
+
+log = logging.getLogger(__name__)
 
 
 class Unauthorized(RouterError):
@@ -45,19 +50,21 @@ class Keys:
 
     The file is YAML, a tenant a line or block: `NAME: {key: SECRET}`, or `sha256:` of the secret in place of it;
     `specialists:` a list of names, `requests_per_minute:` a number, `admin: true` for who may register. A key is at
-    least 16 characters. `clock` gives seconds.
+    least 16 characters. A file that changes is read again within a second; while it cannot be read, the keys read last
+    hold, with a line in the log. `clock` gives seconds.
     """
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._looked, self._stamp = clock(), _stamp(path)
         self._tenants = {} if path is None else read_keys(path)
-        self._open = path is None
-        self._buckets: dict[str, Bucket] = {}
-        self._clock = clock
+        self._buckets: dict[Tenant, Bucket] = {}
 
     def tenant(self, key: str | None) -> Tenant:
         """Whose key this is. Raises Unauthorized."""
-        if self._open:
+        if self._path is None:
             return ANYONE
+        self._look(self._path)
         if not key:
             raise Unauthorized("An API key is needed: send the header `Authorization: Bearer KEY`.")
         # By hash, so that how long this takes says nothing of how much of a key was right.
@@ -68,12 +75,37 @@ class Keys:
     def spend(self, tenant: Tenant) -> None:
         """Count a request. Raises TooMany when it is one too many."""
         if tenant.per_minute is not None:
-            bucket = self._buckets.setdefault(tenant.name, Bucket(tenant.per_minute, self._clock))
+            bucket = self._buckets.setdefault(tenant, Bucket(tenant.per_minute, self._clock))
             if (seconds := bucket.take()) > 0:
                 raise TooMany(
                     f"{tenant.name} may make {tenant.per_minute:g} requests a minute; ask again in {seconds:.1f} s.",
                     seconds,
                 )
+
+    def _look(self, path: Path) -> None:
+        """Read the file again if it has changed."""
+        if self._clock() - self._looked < LOOK:
+            return
+        self._looked, before, self._stamp = self._clock(), self._stamp, _stamp(path)
+        if self._stamp == before:
+            return
+        try:
+            self._tenants = read_keys(path)
+        except BadInput as error:
+            log.warning("the keys read before go on to hold: %s", error)
+            return
+        known = set(self._tenants.values())
+        self._buckets = {tenant: bucket for tenant, bucket in self._buckets.items() if tenant in known}
+        log.info("the keys in %s were read again", path)
+
+
+def _stamp(path: Path | None) -> object:
+    """What changes whenever a file is written or replaced."""
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return None
+    return found and (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 class Bucket:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.serving.keys import ANYONE, Bucket, Keys, Unauthorized, read_keys
+from router.serving.keys import ANYONE, Bucket, Keys, TooMany, Unauthorized, read_keys
 from specialists.errors import BadInput, RouterError
 
 KEY = "k" * 16
@@ -25,6 +25,35 @@ def read(tmp_path: Path, text: str) -> Keys:
 def test_without_a_file_anyone_may_ask() -> None:
     assert Keys().tenant(None) is ANYONE is Keys().tenant("whatever")
     assert not ANYONE.admin
+
+
+def test_a_file_that_changes_is_read_again_and_a_broken_one_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"a: {{key: {KEY}, requests_per_minute: 1}}")
+    keys = Keys(path, lambda: now)
+    old = keys.tenant(KEY)
+    keys.spend(old)
+    path.write_text(f"b: {{key: {KEY}b, specialists: [dates]}}")
+    assert keys.tenant(KEY) == old  # not looked at yet
+    now = 1.5
+    with pytest.raises(Unauthorized):
+        keys.tenant(KEY)
+    assert keys.tenant(KEY + "b").allowed == {"dates"}
+    for broken in ("b: nonsense", "", ": : :"):
+        path.write_text(broken)
+        now += 1.5
+        assert keys.tenant(KEY + "b").name == "b"
+    path.unlink()
+    now += 1.5
+    assert keys.tenant(KEY + "b").name == "b" and caplog.text.count("go on to hold") == 4
+    path.write_text(f"a: {{key: {KEY}, requests_per_minute: 1}}")
+    now += 1.5
+    keys.spend(keys.tenant(KEY))  # whose bucket was let go with the key
+    with pytest.raises(TooMany):
+        keys.spend(keys.tenant(KEY))
 
 
 def test_a_key_may_be_given_by_its_hash(tmp_path: Path) -> None:
