@@ -58,7 +58,9 @@ class Parts:
 class Loop:
     """Rows from waiting to done. Every turn some prompts are computed, and then every row gets a token.
 
-    rows: at most so many under way. chunk: positions of prompts computed in a turn.
+    A turn in which prompts are done ends before the others' tokens, so that first tokens are told at once and whoever
+    came meanwhile is next; at most every second turn does. rows: at most so many under way. chunk: positions of prompts
+    computed in a turn.
     An adapter's first row may take any place and its further ones leave an eighth of them free, so that one in demand
     does not keep the others out. With `patient`, for rows that nobody is waiting for one by one, rows enter in fewer
     and larger groups, and their prompts are all computed before the next step, which costs the same for more rows.
@@ -77,6 +79,7 @@ class Loop:
         self.waiting = Waiting(rows if patient else 1)
         self.steps = 0  # forwards that gave every row a token
         self._entering: deque[Prefill] = deque()
+        self._owed = False  # whether the last turn ended before its step
         self._batch = Batch(parts.model, self._mix)
         self._mixed: list[str | None] | None = None
         self._passed: Counter[str | None] = (
@@ -93,8 +96,10 @@ class Loop:
         if self.pace:
             self.pace.look()
         changed = dict.fromkeys([*self._end_unwanted(), *self._enter()])
-        changed |= dict.fromkeys(self._prefill())
-        if not (self.patient and self._entering):
+        begun = self._prefill()
+        changed |= dict.fromkeys(begun)
+        self._owed = bool(begun) and not self.patient and not self._owed
+        if not self._owed and not (self.patient and self._entering):
             changed |= dict.fromkeys(self._step())
         for row in changed:
             if row.done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def use(residency: Residency, name: str) -> None:
 
 
 def settled(residency: Residency) -> None:
-    """Nobody uses anything, and the bytes are those of what is there."""
+    """Nobody uses anything, and the bytes are those of what is there; what is still being read is waited for."""
+    end = time.monotonic() + 10
+    while any(record.loading for record in residency._records.values()) and time.monotonic() < end:
+        time.sleep(0.01)
     assert residency.bytes == sum(adapter.bytes for adapter in residency.resident.values())
     assert not any(record.used or record.held or record.loading for record in residency._records.values())
     assert set(residency.resident) <= set(residency._records) == set(residency.names.values())
