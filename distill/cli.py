@@ -105,6 +105,7 @@ def train(
     from .cards import card_of, write_card
     from .choose import covering
     from .examples import examples, read_jsonl, retold
+    from .frozen import chosen
     from .train import train
 
     found = load(domain)
@@ -120,7 +121,7 @@ def train(
     check = None
     if checks:
         dev = items(found, "dev", checks)
-        opened = lambda: Engine(weights, precision=config.precision)  # noqa: E731
+        opened = lambda: Engine(weights, precision=chosen(config.precision))  # noqa: E731
         check = checker(opened, found, dev, PROMPTS[found.prompt], found.max_new_tokens)
     for seed in range(seeds):
         folder = out / f"seed-{seed}" if seeds > 1 else out

@@ -15,12 +15,24 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from router.engine.packed import can_pack, multiply, pack
+from router.engine.precision import resolve
 from router.engine.products import Int8, eight_bits
 
 PACKED_FOR = 512  # rows that packed weights are laid out for
 ROWS = 256  # rows of logits made at once: 75 MB in bf16 for Qwen's vocabulary
 ROWS_INT8 = 48  # the same in float32: 29 MB, less than what glibc maps afresh every time (memory.py)
 LOST = 1e-4  # gradients of logits below this share of the largest of their row are taken as 0 with int8
+
+
+def chosen(precision: str) -> str:
+    """What a precision comes to in training: "bf16" or "int8"; "auto" is int8 where there is VNNI and no AMX.
+
+    With AMX bf16 is fast, and the float32 that 8 bits bring along for all else is not. Raises BadInput as
+    router.engine.precision.resolve does.
+    """
+    if precision == "auto" and torch.cpu._is_amx_tile_supported():
+        return "bf16"
+    return resolve(precision, torch.bfloat16, torch.device("cpu"))
 
 
 class Product(Protocol):

@@ -29,6 +29,7 @@ from specialists.prompts import PROMPTS
 
 from .arms import NONSENSE, Arm, checker, measure
 from .examples import answers_only, candidates, collect, read_jsonl, retold, write_jsonl
+from .frozen import chosen
 from .plan import ABLATIONS, Job, Plan
 from .solve import Attempt, most_tokens, prompts, solve, system_prompt
 from .stages import Run
@@ -84,7 +85,7 @@ class Pipeline:
     def engine(self) -> Engine:
         from router.engine.engine import Engine
 
-        return Engine(self.base, precision=self.plan.config.precision)
+        return Engine(self.base, precision=chosen(self.plan.config.precision))
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -300,6 +301,10 @@ def _trained(job: Job, plan: Plan, out: Path, most: int, workers: int) -> None:
     if job.checks:
         dev = items(domain, "dev", job.checks)
         check = checker(
-            lambda: Engine(base, precision=config.precision), domain, dev, PROMPTS[domain.prompt], most
+            lambda: Engine(base, precision=chosen(config.precision)),
+            domain,
+            dev,
+            PROMPTS[domain.prompt],
+            most,
         )
     train(examples, base, out, config, check=check)

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from registry.adapter import WEIGHTS
 from router.engine.base import Base, load_model, load_tokenizer
-from router.engine.precision import resolve
 from specialists.errors import BadInput
 from specialists.paths import write_atomic
 
 from .autograd import completion_loss, use_attention
 from .checkpoint import NAME as CHECKPOINT
 from .example import Example, balance
-from .frozen import Head, PlainHead, freeze
+from .frozen import Head, PlainHead, chosen, freeze
 from .guard import Check
 from .loop import Loop
 from .lora import ALL_LINEAR, attach, load_peft, save_peft
@@ -53,7 +52,7 @@ class TrainConfig:
     known: float = 1.0  # probability of every token from which a batch is only read and not learnt from
     seed: int = 0
     max_tokens: int = 4096
-    precision: str = "auto"  # of the frozen weights: auto, bf16 or int8, as in router.engine.precision
+    precision: str = "auto"  # of the frozen weights: auto, bf16 or int8; see frozen.chosen
     check_every: int = 0  # steps between two checks on dev items; 0: only one, at the end
     patience: int = 0  # checks without a better one after which training stops; 0: never
 
@@ -168,7 +167,7 @@ def train_rows(
 
     about: what else is to be kept among the facts.
     """
-    config = replace(config, precision=resolve(config.precision, torch.bfloat16, torch.device("cpu")))
+    config = replace(config, precision=chosen(config.precision))
     identity = {
         "config": {**asdict(config), "targets": list(config.targets)},
         "base": base.id,

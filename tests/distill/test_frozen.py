@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.frozen import PACKED_FOR, Frozen, Frozen8, Head8, PlainHead, freeze
+from distill.frozen import PACKED_FOR, Frozen, Frozen8, Head8, PlainHead, chosen, freeze
 from router.engine.precision import can_multiply
 
 eight = pytest.mark.skipif(not can_multiply(), reason="this processor does not multiply in 8 bits")
@@ -26,6 +26,24 @@ def test_packed_products_are_the_plain_ones(inside: int, outside: int, rows: int
     frozen = Frozen(weight, bias)
     assert torch.allclose(frozen(x), torch.nn.functional.linear(x, weight, bias), rtol=2e-2, atol=0.2)
     assert torch.allclose(frozen.back(g), g @ weight, rtol=2e-2, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("precision", "amx", "vnni", "found"),
+    [
+        ("auto", True, True, "bf16"),
+        ("auto", False, True, "int8"),
+        ("auto", False, False, "bf16"),
+        ("int8", True, True, "int8"),
+        ("bf16", False, True, "bf16"),
+    ],
+)
+def test_8_bits_are_chosen_where_they_are_faster(
+    precision: str, amx: bool, vnni: bool, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr("router.engine.precision.can_multiply", lambda: vnni)
+    assert chosen(precision) == found
 
 
 @eight
