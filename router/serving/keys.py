@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specialists.errors import BadInput, RouterError
+from specialists.paths import stamp
 
 _FIELDS = {"key", "sha256", "specialists", "requests_per_minute", "admin"}
 LOOK = 1.0  # seconds between two looks at the file
@@ -56,7 +57,7 @@ class Keys:
 
     def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
-        self._looked, self._stamp = clock(), _stamp(path)
+        self._looked, self._stamp = clock(), stamp(path) if path else None
         self._tenants = {} if path is None else read_keys(path)
         self._buckets: dict[Tenant, Bucket] = {}
 
@@ -86,7 +87,7 @@ class Keys:
         """Read the file again if it has changed."""
         if self._clock() - self._looked < LOOK:
             return
-        self._looked, before, self._stamp = self._clock(), self._stamp, _stamp(path)
+        self._looked, before, self._stamp = self._clock(), self._stamp, stamp(path)
         if self._stamp == before:
             return
         try:
@@ -97,15 +98,6 @@ class Keys:
         known = set(self._tenants.values())
         self._buckets = {tenant: bucket for tenant, bucket in self._buckets.items() if tenant in known}
         log.info("the keys in %s were read again", path)
-
-
-def _stamp(path: Path | None) -> object:
-    """What changes whenever a file is written or replaced."""
-    try:
-        found = path.stat() if path else None
-    except OSError:
-        return None
-    return found and (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 class Bucket:

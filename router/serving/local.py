@@ -7,6 +7,7 @@ import asyncio
 from registry.adapter import WEIGHTS
 from registry.store import Version, verify
 from specialists.errors import RouterError
+from specialists.paths import stamp
 
 from ..engine.request import Generation, Request
 from ..engine.scheduler import QUEUE, ROWS, Scheduler, Ticket
@@ -66,12 +67,13 @@ class Local:
     async def add(self, version: Version) -> str | None:
         """See Backend."""
         known = self._added.get(version.ref)
-        if known is None or known[0] != _stamp(version):
+        # Another file when it was unregistered and registered again.
+        if known is None or known[0] != stamp(version.path / WEIGHTS):
             async with self._changing:
-                stamp = _stamp(version)
+                held = stamp(version.path / WEIGHTS)
                 known = self._added.get(version.ref)
-                if known is None or known[0] != stamp:
-                    known = stamp, await asyncio.to_thread(self._add, version)
+                if known is None or known[0] != held:
+                    known = held, await asyncio.to_thread(self._add, version)
                     self._added[version.ref] = known
         return known[1]
 
@@ -103,15 +105,6 @@ class Local:
             loop.call_soon_threadsafe(news.put_nowait, piece)
 
         return _Pieces(self.scheduler.submit(request, tell, tell), news)
-
-
-def _stamp(version: Version) -> object:
-    """Which file holds a version's weights: another one when it was unregistered and registered again."""
-    try:
-        found = (version.path / WEIGHTS).stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 class _Pieces:
