@@ -322,19 +322,6 @@ def test_a_long_prompt_does_not_stop_the_others(engine: Engine) -> None:
         talker.cancel()
 
 
-def test_first_tokens_are_told_before_the_others_step_and_hold_it_up_once(engine: Engine) -> None:
-    loop = engine.loop(rows=8, chunk=512)
-    rows = [engine.row(ask(text, None, 50)) for text in ("hi", "x", "y", "z")]
-    written = []
-    for row in rows:  # one more comes before every turn
-        loop.waiting.add(row)
-        loop.turn()
-        written.append([len(one.written) for one in rows])
-    assert written == [[1, 0, 0, 0], [2, 2, 0, 0], [2, 2, 1, 0], [3, 3, 2, 2]]
-    loop.turn()
-    assert [len(one.written) for one in rows] == [4, 4, 3, 3]
-
-
 def test_closing_answers_or_cancels_what_is_there(engine: Engine) -> None:
     scheduler = Scheduler(engine, rows=2)
     tickets = [scheduler.submit(ask("hi", name, 5)) for name in NAMES * 3]
