@@ -30,7 +30,7 @@ from specialists.prompts import PROMPTS
 from .arms import NONSENSE, Arm, checker, measure
 from .examples import answers_only, candidates, collect, read_jsonl, retold, write_jsonl
 from .frozen import chosen
-from .plan import ABLATIONS, Job, Plan
+from .plan import ABLATIONS, GROWS, Job, Plan
 from .solve import Attempt, most_tokens, prompts, solve, system_prompt
 from .stages import Run
 from .strategy import BATCH, STRATEGY_CHARACTERS, STRATEGY_TOKENS, Learnt, learn
@@ -70,7 +70,9 @@ class Pipeline:
         self.domain: Domain = load(plan.domain)
         for size in plan.sizes:
             Job("", "", folder, size=size).config(plan)  # one that is none shows now
-        self.run_ = Run(folder, asdict(plan), say)
+        # More points of the curve may come later only while the examples stay the same.
+        within = max([plan.examples, *plan.curve]) == plan.examples
+        self.run_ = Run(folder, asdict(plan), say, GROWS if within else ())
         self.budget = budget
 
     # What the stages share, opened when first needed.
@@ -119,9 +121,10 @@ class Pipeline:
                 stage(
                     "3-frozen", ("teacher strategy",), lambda: self._teach(self.strategy, "teacher strategy")
                 )
-            stage("4-examples", ("examples", "examples no-strategy"), self._collect)
-            stage("5-train", (), self._train)
-            stage("6-arms", (), self._measure)
+            asked = ["examples", *(one for one in self.plan.ablations if one == "no-strategy")]
+            stage("4-examples", ("examples", "examples no-strategy"), self._collect, asked)
+            stage("5-train", (), self._train, [job.name for job in self.jobs()])
+            stage("6-arms", (), self._measure, [arm.name for arm in self.arms()])
             from .report import write
             from .story import result, write_cards
 

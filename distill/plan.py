@@ -10,6 +10,7 @@ from specialists.errors import BadInput
 from .train import TrainConfig
 
 ABLATIONS = ("answers-only", "no-strategy", "strategy-prompt", "nonsense-prompt")
+GROWS = ("ablations", "curve", "sizes")  # what a run may be given more of later
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,34 @@ def test_a_run_of_another_plan_is_not_gone_on_with(plan: Plan, tmp_path: Path) -
         Pipeline(replace(plan, ablations=("sparkle",)), tmp_path)
 
 
+def test_a_run_is_given_more_arms_and_trains_no_adapter_twice(plan: Plan, tmp_path: Path) -> None:
+    Pipeline(plan, tmp_path).run()
+    weights = tmp_path / "train" / "specialist" / "adapter_model.safetensors"
+    facts = weights.with_name("training.json")
+    before = weights.stat().st_mtime_ns, facts.stat().st_mtime_ns
+    seconds = json.loads((tmp_path / "5-train.json").read_text(encoding="utf-8"))["cost"]["seconds"]
+    more = replace(plan, sizes=("1",), curve=(2,), ablations=("answers-only",))
+    result = Pipeline(more, tmp_path).run()
+    assert list(result.arms) == ["specialist", "2 examples", "size 1", "answers-only", "base"]
+    assert before == (weights.stat().st_mtime_ns, facts.stat().st_mtime_ns)
+    after = json.loads((tmp_path / "5-train.json").read_text(encoding="utf-8"))
+    assert after["cost"]["seconds"] > seconds
+    said: list[str] = []
+    assert Pipeline(more, tmp_path, say=said.append).run() == result and not said
+    with pytest.raises(BadInput, match="another ablations, curve, sizes"):
+        Pipeline(plan, tmp_path).run()
+
+
+def test_more_examples_than_were_collected_leave_those_alone(plan: Plan, tmp_path: Path) -> None:
+    first = Pipeline(replace(plan, among=20), tmp_path)
+    first.run()
+    kept = first.data("examples").read_bytes()
+    with pytest.raises(BadInput, match="another curve; give the same, or choose another --out"):
+        Pipeline(replace(plan, among=20, curve=(9,)), tmp_path).run()
+    assert first.data("examples").read_bytes() == kept
+    first.run()
+
+
 def test_two_processes_do_not_work_in_one_folder(plan: Plan, tmp_path: Path) -> None:
     first, second = Pipeline(plan, tmp_path), Pipeline(plan, tmp_path)
     with first.run_.held(), pytest.raises(BadInput, match="Another process is at work"):
