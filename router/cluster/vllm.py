@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from math import inf
 
@@ -15,7 +16,7 @@ from specialists.errors import BadInput, Damaged, RouterError, Unavailable
 
 from ..engine.request import Generation, Request
 from ..engine.scheduler import Closed
-from ..serving.backend import Load
+from ..serving.backend import Load, T
 from .adapters import Adapter, adapter_of
 from .replicas import EVERY, Replicas
 from .wire import Lost, Refused
@@ -56,6 +57,7 @@ class Vllm:
         self._adapters: dict[str, Adapter] = {}  # by ref
         self._names: Counter[str] = Counter()  # their names on the servers; two refs may have the same bytes
         self._replicas: Replicas | None = None
+        self._multiplying = ThreadPoolExecutor(1, "multiplying")
         self._closing = False
         self._open_requests = self._begun = 0
         self._idle = asyncio.Event()
@@ -93,6 +95,7 @@ class Vllm:
         await self._idle.wait()
         if self._replicas:
             await self._replicas.close()
+        self._multiplying.shutdown()
 
     def fault(self) -> str | None:
         """See Backend."""
@@ -107,6 +110,10 @@ class Vllm:
     def load(self) -> Load:
         """See Backend: waiting are those of which no token has come yet, many of which vLLM is at work on."""
         return Load(self._open_requests - self._begun, self._begun)
+
+    def lend(self, work: Callable[[], T]) -> Awaitable[T] | None:
+        """See Backend: no text is generated in this process, so it is never busy."""
+        return asyncio.get_running_loop().run_in_executor(self._multiplying, work)
 
     @property
     def servers(self) -> list[dict[str, object]]:

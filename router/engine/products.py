@@ -15,7 +15,7 @@ from .packed import multiply, pack
 
 PACKED_FOR = 64  # rows that packed weights are laid out for: those of a step of a full batch
 LONG = 512  # rows from which packing gains nothing
-ZERO = 128  # what stands for 0 in inputs of 8 bits
+ZERO = 128  # what stands for 0 in inputs of 8 bits; added to a signed number by turning its highest bit
 
 
 class Product(Protocol):
@@ -80,7 +80,7 @@ class Int8:
         """See Product."""
         x = x.float()
         scale = x.abs().amax(-1, keepdim=True).clamp_(min=1e-12).div_(127)
-        short = (x / scale).round_().add_(ZERO).to(torch.uint8)
+        short = (x / scale).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(ZERO)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
             short, 1.0, ZERO, self.weight, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
+from typing import TypeVar
 
 import torch
 
@@ -27,6 +29,7 @@ POLL = 0.05  # seconds after which deadlines are looked at while adapters are re
 Outcome = Generation | RouterError
 OnText = Callable[[str], None]
 OnDone = Callable[[Outcome], None]
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +130,7 @@ class Scheduler:
         self._news = False  # whether anything happened since the last turn began
         self._inbox: list[Row] = []
         self._tickets: dict[Row, Ticket] = {}
+        self._lent: Callable[[], None] | None = None
         self._closing = False
         self._worker = threading.Thread(target=self._work, name="scheduler", daemon=True)
         self._worker.start()
@@ -179,6 +183,28 @@ class Scheduler:
             self._notify()
         return ticket
 
+    def lend(self, work: Callable[[], T]) -> Future[T] | None:
+        """Have something else multiplied on this thread, which has the helpers; None while it has anything to do.
+
+        A thread of its own would need helpers of its own, and all of them would get slow (threads.py).
+        """
+        future: Future[T] = Future()
+
+        def do() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work())
+            except BaseException as error:  # belongs to whoever borrowed
+                future.set_exception(error)
+
+        with self._wake:
+            if self._tickets or self._lent or self._closing:
+                return None
+            self._lent = do
+            self._notify()
+        return future
+
     def close(self, drain: bool = True) -> None:
         """Take no more requests and end: after all are answered, or with `drain` false after cancelling them."""
         with self._wake:
@@ -218,15 +244,19 @@ class Scheduler:
 
     def _await_work(self) -> bool:
         """Until there is something to do; false when there is not and never will be."""
-        with self._wake:
-            if not self._tickets and self.engine.pace:
-                self.engine.pace.rest()
-            self._wake.wait_for(lambda: self._tickets or self._closing)
-            self._news = False
-            for row in self._inbox:
-                self._loop.waiting.add(row)
-            self._inbox.clear()
-            return bool(self._tickets)
+        while True:
+            with self._wake:
+                if not self._tickets and self.engine.pace:
+                    self.engine.pace.rest()
+                self._wake.wait_for(lambda: self._tickets or self._lent or self._closing)
+                lent, self._lent = self._lent, None
+                if lent is None:
+                    self._news = False
+                    for row in self._inbox:
+                        self._loop.waiting.add(row)
+                    self._inbox.clear()
+                    return bool(self._tickets)
+            lent()
 
     def _start_again(self, error: Exception) -> list[Row]:
         """End every row but those that came just now, with what is known of the fault."""

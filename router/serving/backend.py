@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from registry.store import Version
 
 from ..engine.request import Generation, Request
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Backend(Protocol):
 
     def load(self) -> Load:
         """How busy it is."""
+        ...
+
+    def lend(self, work: Callable[[], T]) -> Awaitable[T] | None:
+        """Multiply something on the thread that has the processors to itself; None when that is busy."""
         ...
 
     async def add(self, version: Version) -> str | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from registry.store import Store, Version
 from specialists.errors import BadInput, Damaged, RouterError, Unavailable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..embed import Encoder
     from .backend import Backend, Pieces
 
+T = TypeVar("T")
 LOOK = 1.0  # seconds between two looks at the registry
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Desk:
         self._changing = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
         self._closing = False
-        # One thread, which lets its helpers go: see threads.py.
+        # For when the backend lends none. It multiplies alone or lets its helpers go: see threads.py.
         self._routing = ThreadPoolExecutor(1, "routing")
 
     async def open(self) -> None:
@@ -81,7 +82,7 @@ class Desk:
             return
 
         load = partial(load_encoder, torch=True)
-        encoder = asyncio.get_running_loop().run_in_executor(self._routing, load)
+        encoder = asyncio.get_running_loop().run_in_executor(self._routing, _alone, load)
         await self.backend.open()
         self._encoder = await encoder
         await self.refresh()
@@ -108,9 +109,11 @@ class Desk:
     async def decide(self, question: str, allowed: frozenset[str] | None = None) -> Decision:
         """Who answers a question. Raises BadInput when it is empty or too long, Unavailable while starting."""
         text = clean(question)
-        router = self._require()
-        loop, busy = asyncio.get_running_loop(), self.backend.load().under_way > 0
-        decision = await loop.run_in_executor(self._routing, _route, router, text, busy)
+        route = partial(self._require().route, text)
+        lent = self.backend.lend(route)
+        if lent is None:
+            lent = asyncio.get_running_loop().run_in_executor(self._routing, _alone, route)
+        decision = await lent
         if decision.specialist is None or allowed is None or decision.specialist in allowed:
             return decision
         reason = f"{decision.specialist} fits, but this key may not ask it"
@@ -246,13 +249,10 @@ def _entry(version: Version) -> Entry:
     return Entry(version.card.name, version.card.version, version.card.exemplars)
 
 
-def _route(router: Router, text: str, busy: bool) -> Decision:
-    """busy: the processors have something else to do, so that threads would wait for each other."""
-    with at_most(1) if busy else contextlib.nullcontext():
-        try:
-            return router.route_many([text])[0]
-        finally:
-            release()
+def _alone(work: Callable[[], T]) -> T:
+    """The processors may have something else to do, so that several threads would wait for each other."""
+    with at_most(1):
+        return work()
 
 
 def _build(versions: list[Version], encoder: Encoder) -> Router:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from registry.adapter import WEIGHTS
 from registry.store import Version, verify
@@ -11,7 +12,7 @@ from specialists.paths import stamp
 
 from ..engine.request import Generation, Request
 from ..engine.scheduler import QUEUE, ROWS, Scheduler, Ticket
-from .backend import Load, Pieces
+from .backend import Load, Pieces, T
 
 
 class Local:
@@ -63,6 +64,11 @@ class Local:
         if self.scheduler is None:
             return Load(0, 0)
         return Load(self.scheduler.waiting, self.scheduler.under_way)
+
+    def lend(self, work: Callable[[], T]) -> Awaitable[T] | None:
+        """See Backend."""
+        lent = self.scheduler.lend(work) if self.scheduler else None
+        return asyncio.wrap_future(lent) if lent else None
 
     async def add(self, version: Version) -> str | None:
         """See Backend."""

@@ -61,6 +61,9 @@ class FakeBackend:
     def load(self) -> Load:
         return Load(0, self.under_way)
 
+    def lend(self, work: Callable[[], Any]) -> None:
+        return None
+
     async def add(self, version: Version) -> str | None:
         self.added[version.ref] = version
         return None
