@@ -59,7 +59,8 @@ class Loop:
 
     `check` grades the current weights on dev items, every `config.check_every` steps. A collapse (see guard) takes the
     run back to the last check that found it well, or to the start, and on from there with half the rate; at the third
-    it ends in Damaged. Without `check` only the loss and the gradient are watched.
+    it ends in Damaged. Without `check` only the loss and the gradient are watched. line: of the terminal, for the
+    progress bar of one training beside others.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class Loop:
         loss: Callable[[list[Encoded]], tuple[Tensor, Tensor]],
         rate: Callable[[int], float],
         check: Callable[[], Check] | None = None,
+        line: int | None = None,
     ) -> None:
-        self.weights, self.config, self.steps = weights, config, steps
+        self.weights, self.config, self.steps, self.line = weights, config, steps, line
         self.stream, self.loss, self.rate, self.check = stream, loss, rate, check
         self.optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=0.0)
         self.at = Progress()
@@ -89,7 +91,15 @@ class Loop:
         at = self.at
         started, saved = time.monotonic() - at.seconds, time.monotonic()
         rows = self._rows()
-        bar = tqdm(total=self.steps, initial=at.step, desc="training", unit="step", file=sys.stderr)
+        bar = tqdm(
+            total=self.steps,
+            initial=at.step,
+            desc=out.name,
+            unit="step",
+            position=self.line,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
         try:
             while at.step < self.steps and not at.stopped:
                 trouble = self._step(next(rows))

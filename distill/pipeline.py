@@ -11,10 +11,8 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +25,15 @@ from specialists.errors import BadInput
 from specialists.paths import write_atomic
 from specialists.prompts import PROMPTS
 
-from .arms import NONSENSE, Arm, checker, measure
-from .examples import answers_only, candidates, collect, read_jsonl, retold, write_jsonl
+from .arms import NONSENSE, Arm, measure
+from .examples import candidates, collect, write_jsonl
 from .frozen import chosen
 from .plan import ABLATIONS, GROWS, Job, Plan
 from .solve import Attempt, most_tokens, prompts, solve, system_prompt
 from .stages import Run
 from .strategy import BATCH, STRATEGY_CHARACTERS, STRATEGY_TOKENS, Learnt, learn
 from .teacher import Prompt, Teacher, open_teacher
-from .train import train
+from .trainings import side_by_side, train_job
 
 if TYPE_CHECKING:
     from router.engine.base import Base
@@ -214,16 +212,13 @@ class Pipeline:
         return self.folder / "train" / job.name.replace(" ", "-").replace(":", "-").replace(",", "-")
 
     def _train(self) -> Any:
-        todo = [(job, self.plan, self.adapter(job), self.most, self.workers) for job in self.jobs()]
-        if self.workers == 1:
-            for one in todo:
-                self.say(f"training {one[0].name}")
-                _trained(*one)
+        todo = [(job, self.adapter(job)) for job in self.jobs()]
+        if self.workers > 1:
+            side_by_side(todo, self.plan, self.most, self.workers, self.say)
             return {}
-        # Two trainings of one thread read more than one of two threads (docs/training.md).
-        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
-            for job, _ in zip(self.jobs(), pool.map(_trained, *zip(*todo, strict=True)), strict=True):
-                self.say(f"trained {job.name}")
+        for job, out in todo:
+            self.say(f"training {job.name}")
+            train_job(job, out, self.plan, self.most)
         return {}
 
     def base_arm(self) -> Arm:
@@ -282,32 +277,3 @@ class Pipeline:
 def _said(one: Attempt) -> tuple[str, int, int]:
     usage = one.reply.usage
     return one.outcome.got, usage.input + usage.cache_read + usage.cache_write, usage.output
-
-
-def _trained(job: Job, plan: Plan, out: Path, most: int, workers: int) -> None:
-    """One training, in this process or in one of its own."""
-    from router.engine.base import find_base
-    from router.engine.engine import Engine
-
-    if workers > 1:
-        import torch
-
-        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    base, domain = find_base(plan.base), load(plan.domain)
-    config = job.config(plan)
-    examples = read_jsonl(job.data)[: job.examples]
-    if plan.retell > 1:
-        examples = retold(domain, examples, plan.retell, config.seed)
-    if not job.steps:
-        examples = answers_only(examples)
-    check = None
-    if job.checks:
-        dev = items(domain, "dev", job.checks)
-        check = checker(
-            lambda: Engine(base, precision=chosen(config.precision)),
-            domain,
-            dev,
-            PROMPTS[domain.prompt],
-            most,
-        )
-    train(examples, base, out, config, check=check)

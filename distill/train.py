@@ -140,18 +140,19 @@ def train(
     config: TrainConfig,
     start: Path | None = None,
     check: Callable[[Path], Check] | None = None,
+    line: int | None = None,
 ) -> dict[str, Any]:
     """Train an adapter into `out` (a PEFT folder) and return the facts of the run (also out/training.json).
 
     `start` is an adapter folder of the same rank and targets to go on from. `check` grades an adapter folder on dev
     items, every config.check_every steps: the best weights are kept, and a collapse is undone (see Loop). A checkpoint
-    every minute makes it resumable: the same call goes on where it stopped and gives the same bytes.
+    every minute makes it resumable: the same call goes on where it stopped and gives the same bytes. line: see Loop.
     Raises BadInput when `out` holds a run of other data or settings, Damaged when training collapses for good.
     """
     tokenizer = load_tokenizer(base)
     rows = [encode(tokenizer, example, config.max_tokens) for example in examples]
     about = {"problems": len({example.key for example in examples}), "labels": balance(examples)}
-    return train_rows(rows, base, out, config, start, check, about)
+    return train_rows(rows, base, out, config, start, check, about, line)
 
 
 def train_rows(
@@ -162,6 +163,7 @@ def train_rows(
     start: Path | None = None,
     check: Callable[[Path], Check] | None = None,
     about: Mapping[str, Any] | None = None,
+    line: int | None = None,
 ) -> dict[str, Any]:
     """The same from token ids, for examples rendered or masked in another way than `encode` does.
 
@@ -207,6 +209,7 @@ def train_rows(
         loss=lambda batch: batch_loss(model, batch, head),
         rate=lambda step: rate(step, steps, config),
         check=checked if check else None,
+        line=line,
     )
     done = loop.run(out, identity)
     save_peft(layers, out, base, config.rank, config.alpha)

@@ -96,7 +96,7 @@ def test_a_run_is_given_more_arms_and_trains_no_adapter_twice(plan: Plan, tmp_pa
     before = weights.stat().st_mtime_ns, facts.stat().st_mtime_ns
     seconds = json.loads((tmp_path / "5-train.json").read_text(encoding="utf-8"))["cost"]["seconds"]
     more = replace(plan, sizes=("1",), curve=(2,), ablations=("answers-only",))
-    result = Pipeline(more, tmp_path).run()
+    result = Pipeline(more, tmp_path, workers=2).run()
     assert list(result.arms) == ["specialist", "2 examples", "size 1", "answers-only", "base"]
     assert before == (weights.stat().st_mtime_ns, facts.stat().st_mtime_ns)
     after = json.loads((tmp_path / "5-train.json").read_text(encoding="utf-8"))
