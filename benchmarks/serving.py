@@ -6,7 +6,8 @@ The server of this process with the real base, encoder and bundled specialists, 
                  8 tokens, each twice in the orders ABBA and BAAB: milliseconds of difference, routing included; and
                  outside_engine_ms, what of the former the engine does not count as its own
     load         questions of the specialists' own test splits from a Poisson process at 80 % of what 32 clients, one
-                 question after another, get answered a second: seconds to the first token, waiting included
+                 question after another, get answered a second: seconds to the first token, waiting included, of all
+                 and of each specialist's (a first token takes as long as its prompt, and theirs differ in length)
     connections  so many streams at once: how many end with a whole answer
 
     python benchmarks/serving.py --json reports/serving/serving.json
@@ -45,9 +46,9 @@ NAMES = ("scheduling", "dates", "cron")
 CLIENTS = 32
 
 
-def questions(seed: int) -> list[str]:
-    """Test questions of all specialists, in an order of their own."""
-    found = [task.question for name in NAMES for task in items(load(name), "test", 200)]
+def questions(seed: int) -> list[tuple[str, str]]:
+    """Test questions of all specialists, each with whose it is, in an order of their own."""
+    found = [(name, task.question) for name in NAMES for task in items(load(name), "test", 200)]
     random.Random(seed).shuffle(found)
     return found
 
@@ -121,7 +122,7 @@ async def overhead(client: httpx2.AsyncClient, desk: Desk, pairs: int) -> dict[s
 
     beyond: dict[str, list[float]] = {name: [] for name in NAMES}
     alone, outside = [], []
-    for index, question in enumerate(questions(1)[:pairs]):
+    for index, (_, question) in enumerate(questions(1)[:pairs]):
         if (name := await desk_decides(client, question)) not in NAMES:
             continue
         for _ in range(2):
@@ -167,7 +168,7 @@ async def capacity(client: httpx2.AsyncClient, count: int) -> float:
     stream, begun = iter(questions(2)[:count]), time.perf_counter()
 
     async def one() -> None:
-        for question in stream:
+        for _, question in stream:
             await ask(client, question)
 
     await asyncio.gather(*(one() for _ in range(CLIENTS)))
@@ -177,15 +178,22 @@ async def capacity(client: httpx2.AsyncClient, count: int) -> float:
 async def under_load(client: httpx2.AsyncClient, rate: float, seconds: float) -> dict[str, Any]:
     """Seconds to the first token of questions that come at random times, so many a second."""
     rng, stream = random.Random(3), iter(questions(3) * 50)
+    names: list[str] = []
     tasks: list[asyncio.Task[tuple[float, float, int]]] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         await asyncio.sleep(rng.expovariate(rate))
-        tasks.append(asyncio.create_task(ask(client, next(stream))))
+        name, question = next(stream)
+        names.append(name)
+        tasks.append(asyncio.create_task(ask(client, question)))
     found = await asyncio.gather(*tasks, return_exceptions=True)
     good = [one for one in found if not isinstance(one, BaseException)]
     first, whole = [one[0] for one in good], [one[1] for one in good]
     cuts = quantiles(first, n=100)
+    of: dict[str, list[float]] = {name: [] for name in NAMES}
+    for name, one in zip(names, found, strict=True):
+        if not isinstance(one, BaseException):
+            of[name].append(one[0])
     return {
         "load_rate": round(rate, 3),
         "load_seconds": seconds,
@@ -194,6 +202,15 @@ async def under_load(client: httpx2.AsyncClient, rate: float, seconds: float) ->
         "first_token_median_s": round(median(first), 3),
         "first_token_p99_s": round(cuts[98], 3),
         "first_token_p99_over_median": round(cuts[98] / median(first), 3),
+        "first_token_of": {
+            name: {
+                "n": len(some),
+                "median_s": round(median(some), 3),
+                "p99_s": round(quantiles(some, n=100)[98], 3),
+            }
+            for name, some in of.items()
+            if len(some) > 1
+        },
         "whole_median_s": round(median(whole), 3),
         "load_tokens_per_second": round(sum(one[2] for one in good) / seconds, 1),
     }
@@ -201,7 +218,7 @@ async def under_load(client: httpx2.AsyncClient, rate: float, seconds: float) ->
 
 async def connected(client: httpx2.AsyncClient, count: int) -> dict[str, Any]:
     """So many streams at once, 16 tokens each."""
-    asked = (questions(4) * 10)[:count]
+    asked = [question for _, question in questions(4) * 10][:count]
     begun = time.perf_counter()
     found = await asyncio.gather(*(ask(client, one, max_tokens=16) for one in asked), return_exceptions=True)
     return {
@@ -214,7 +231,7 @@ async def connected(client: httpx2.AsyncClient, count: int) -> dict[str, Any]:
 async def measure(precision: str, pairs: int, minutes: float, connections: int) -> dict[str, Any]:
     """All figures, one after another."""
     async with running(precision) as (client, desk):
-        for one in questions(0)[:4]:
+        for _, one in questions(0)[:4]:
             await ask(client, one, max_tokens=8)
         found = await overhead(client, desk, pairs)
         click.echo(f"overhead {found}", err=True)

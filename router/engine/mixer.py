@@ -24,6 +24,9 @@ from .lora import Adapter, MixedLinear
 FEW_ROWS = 16
 FEW_RANKS = 16
 LEAST_RANKS = 8  # of a stack; then 16, 32, ...
+JOINED = (
+    2048  # columns of a product up to which its layers' B are one, zeros elsewhere: fewer and larger products
+)
 PLACES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # adapters there is room for in a stack; beyond, steps of 64
 
 Parts = Sequence[tuple[slice, Tensor]]  # columns of the output, and the B that writes there
@@ -138,9 +141,7 @@ class _Stack:
     ranks: int
     capacity: int = 0
     places: dict[str, int] = field(default_factory=dict)
-    rooms: dict[int, tuple[Tensor, list[Tensor]]] = field(
-        default_factory=dict
-    )  # of a product: A, and each part's B
+    rooms: dict[int, tuple[Tensor, Parts]] = field(default_factory=dict)  # of a product: A, and B
 
     def free(self) -> int | None:
         """The first place that is nobody's; None when there is none."""
@@ -197,12 +198,7 @@ class Mixer:
             stack = self._placed(ranks, some)
             taken.append((_seated(names, stack.places, some, device), stack))
         for index, product in enumerate(self.products):
-            found = [
-                (seats, a, list(zip(product.columns, b, strict=True)))
-                for seats, stack in taken
-                if index in stack.rooms
-                for a, b in [stack.rooms[index]]
-            ]
+            found = [(seats, *stack.rooms[index]) for seats, stack in taken if index in stack.rooms]
             product.addition = Gathered(len(names), found) if found else None
 
     def _placed(self, ranks: int, present: Sequence[str]) -> _Stack:
@@ -230,23 +226,34 @@ class Mixer:
             if room is None and not any(module in adapter.a for module in product.names):
                 continue
             if room is None:
-                inside, parts = product.shapes[0][1], len(product.names)
-                room = stack.rooms[index] = (
-                    some.new_zeros(stack.capacity, parts * stack.ranks, inside, dtype=kind),
-                    [
-                        some.new_zeros(stack.capacity, stack.ranks, out, dtype=kind)
-                        for out, _ in product.shapes
-                    ],
-                )
+                room = stack.rooms[index] = _room(product, stack, some.new_zeros(0, dtype=kind))
+            whole, parts = room
             for part, module in enumerate(product.names):
-                a = room[0][place, part * stack.ranks : (part + 1) * stack.ranks]
-                b = room[1][part][place]
+                mine = slice(part * stack.ranks, (part + 1) * stack.ranks)
+                a = whole[place, mine]
+                b = (
+                    parts[part][1][place]
+                    if len(parts) > 1
+                    else parts[0][1][place, mine, product.columns[part]]
+                )
                 own = adapter.a[module].shape[0] if module in adapter.a else 0
                 a[own:] = 0
                 b[own:] = 0
                 if own:
                     a[:own] = adapter.a[module]
                     b[:own] = adapter.b[module].t()
+
+
+def _room(product: MixedLinear, stack: _Stack, like: Tensor) -> tuple[Tensor, Parts]:
+    """Zeros for the adapters of a stack: A [places, parts * ranks, in], and B [places, ranks, out] of each part."""
+    inside, outside, count = product.shapes[0][1], product.columns[-1].stop, len(product.names)
+    a = like.new_zeros(stack.capacity, count * stack.ranks, inside)
+    if outside <= JOINED:
+        return a, [(slice(0, outside), like.new_zeros(stack.capacity, count * stack.ranks, outside))]
+    return a, [
+        (columns, like.new_zeros(stack.capacity, stack.ranks, columns.stop - columns.start))
+        for columns in product.columns
+    ]
 
 
 def _seated(
