@@ -91,16 +91,27 @@ class Loop:
         """Rows that have entered and are not done."""
         return [*(row for group in self._entering for row in group.rows if not row.done), *self._batch.alive]
 
-    def turn(self) -> list[Row]:
-        """One turn; the rows that got a token or ended. A failure ends the rows it hit only: see Row.error."""
+    def turn(self, tell: Callable[[list[Row]], object] | None = None) -> list[Row]:
+        """One turn; the rows that got a token or ended. A failure ends the rows it hit only: see Row.error.
+
+        tell: given the rows that got their first token as soon as they have it, where a step follows; these are not
+        among those returned unless the step gives them one more.
+        """
         if self.pace:
             self.pace.look()
         changed = dict.fromkeys([*self._end_unwanted(), *self._enter()])
         begun = self._prefill()
         changed |= dict.fromkeys(begun)
         self._owed = bool(begun) and not self.patient and not self._owed
-        if not self._owed and not (self.patient and self._entering):
-            changed |= dict.fromkeys(self._step())
+        if self._owed or (self.patient and self._entering):
+            return self._left(changed)
+        if begun and tell:
+            tell(self._left(changed))
+            changed = {}
+        return self._left(changed | dict.fromkeys(self._step()))
+
+    def _left(self, changed: Iterable[Row]) -> list[Row]:
+        """These rows; those of them that are done hold nothing any more."""
         for row in changed:
             if row.done:
                 self._leave(row)

@@ -231,7 +231,7 @@ class Scheduler:
     def _work(self) -> None:
         while self._await_work():
             try:
-                changed = self._loop.turn()
+                changed = self._loop.turn(self._tell)
             except Exception as error:  # not a failed forward, which ends its own rows: a fault of ours
                 log.exception("the scheduler failed")
                 changed = self._start_again(error)
