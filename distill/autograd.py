@@ -50,6 +50,25 @@ def lora(x: Tensor, frozen: Product, a: Tensor, b: Tensor, scale: float) -> Tens
     return y
 
 
+class _Fixed(torch.autograd.Function):
+    """y = x W' + b, of which only x needs a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, frozen: Product) -> Tensor:
+        ctx.frozen = frozen
+        return frozen(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.frozen.back(grads[0]), None
+
+
+def fixed(x: Tensor, frozen: Product) -> Tensor:
+    """x [n, in] through a frozen layer."""
+    y: Tensor = _Fixed.apply(x, frozen)  # type: ignore[no-untyped-call]
+    return y
+
+
 class _Attention(torch.autograd.Function):
     """Causal attention in blocks of queries; the query heads that share a key head are so many queries to it.
 

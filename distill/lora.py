@@ -15,8 +15,8 @@ from registry.adapter import WEIGHTS
 from router.engine.base import Base
 from specialists.errors import Damaged
 
-from .autograd import lora
-from .frozen import Frozen, Frozen8
+from .autograd import fixed, lora
+from .frozen import Frozen, Frozen8, Product
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -39,7 +39,7 @@ class LoraLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.scale, self.dropout = alpha / rank, dropout
-        self.frozen = (Frozen8 if precision == "int8" else Frozen)(base.weight, base.bias)
+        self.frozen = _frozen(base, precision)
         bound = 1 / math.sqrt(base.in_features)  # PEFT's kaiming_uniform_(a=sqrt(5))
         self.lora_A = nn.Parameter((torch.rand(rank, base.in_features, generator=generator) * 2 - 1) * bound)
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank))
@@ -54,6 +54,22 @@ class LoraLinear(nn.Module):
         return nn.functional.dropout(torch.ones(self.lora_A.shape[1]), self.dropout)
 
 
+class FrozenLinear(nn.Module):
+    """A linear layer [out, in] that stays as it is, multiplied as fast as one that is trained."""
+
+    def __init__(self, base: nn.Linear, precision: str) -> None:
+        super().__init__()
+        self.frozen = _frozen(base, precision)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = fixed(x.reshape(-1, x.shape[-1]), self.frozen)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _frozen(base: nn.Linear, precision: str) -> Product:
+    return (Frozen8 if precision == "int8" else Frozen)(base.weight, base.bias)
+
+
 def attach(
     model: nn.Module,
     targets: Sequence[str],
@@ -65,16 +81,19 @@ def attach(
 ) -> dict[str, LoraLinear]:
     """Freeze the model and put a LoraLinear over every linear layer whose name ends in a target; by module name.
 
-    precision: of the frozen weights, bf16 (as they are) or int8.
+    precision: of the frozen weights, bf16 (as they are) or int8, those of the other layers too. The head is left alone.
     """
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, LoraLinear] = {}
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets:
-            parent, _, child = name.rpartition(".")
+        if not isinstance(module, nn.Linear) or module is getattr(model, "lm_head", None):
+            continue
+        parent, _, child = name.rpartition(".")
+        if child in targets:
             found[name] = LoraLinear(module, rank, alpha, dropout, generator, precision)
-            setattr(model.get_submodule(parent), child, found[name])
+        layer = found.get(name) or FrozenLinear(module, precision)
+        setattr(model.get_submodule(parent), child, layer)
     return found
 
 
