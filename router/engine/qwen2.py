@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 
 from .cache import Cache, Layer
 
-FEW = 16  # positions of a row up to which keys are shared and not repeated for every query head
+FEW = 16  # positions of a row up to which the query heads that share a key head are so many questions to it
 
 
 class _Linear(nn.Linear):
@@ -75,25 +75,29 @@ class _Attention(nn.Module):
         self.qkv: _Joint | nn.Module = _Joint(self.q_proj, self.k_proj, self.v_proj)
         self.sizes = [heads * self.size, groups * self.size, groups * self.size]
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer) -> Tensor:
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer, last: bool = False
+    ) -> Tensor:
         rows, time, _ = x.shape
         split = (rows, time, -1, self.size)
-        qkv = self.qkv(x).to(turn[0].dtype)  # 8-bit products are wider than what is kept
+        kind = turn[0].dtype
+        qkv = self.qkv(x).to(kind)  # 8-bit products are wider than what is kept
         q, k, v = (side.view(split).transpose(1, 2) for side in qkv.split(self.sizes, -1))
         q = _turned(q, turn)
         k, v = layer.append(_turned(k, turn), v)
+        if last:
+            q, time = q[:, :, -1:], 1
         if time == 1 or (time <= FEW and mask is not None):
-            # The query heads that share a key head are so many questions to it.
-            if mask is not None and time > 1:
-                mask = mask.repeat(1, 1, q.shape[1] // self.groups, 1)
+            if mask is not None:
+                mask = mask[:, :, -time:]
+                mask = mask if time == 1 else mask.repeat(1, 1, q.shape[1] // self.groups, 1)
             y = scaled_dot_product_attention(q.reshape(rows, self.groups, -1, self.size), k, v, mask)
-            y = y.reshape(rows, -1, time, self.size).transpose(1, 2)
+            y = y.reshape(rows, -1, time, self.size)
         else:
-            shared = q.shape[1] // self.groups
-            k, v = (side.repeat_interleave(shared, 1) for side in (k, v))
-            y = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
-            y = y.transpose(1, 2)
-        out: Tensor = self.o_proj(y.reshape(rows, time, -1))
+            if x.device.type == "cpu" and not torch.cpu._is_amx_tile_supported():
+                q, k, v = q.float(), k.float(), v.float()  # 0.9 ms for 190 positions, 1.4 in bf16
+            y = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True).to(kind)
+        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(rows, time, -1))
         return out
 
 
@@ -109,7 +113,7 @@ class _Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, -1)
-        out: Tensor = self.down_proj(silu(gate) * up)
+        out: Tensor = self.down_proj(silu(gate, inplace=True) * up)
         return out
 
 
@@ -121,8 +125,12 @@ class _Block(nn.Module):
         self.input_layernorm = _Norm(config["hidden_size"], config["rms_norm_eps"])
         self.post_attention_layernorm = _Norm(config["hidden_size"], config["rms_norm_eps"])
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), turn, mask, layer)
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer, last: bool = False
+    ) -> Tensor:
+        """last: only the last position goes on from here, though all are kept in the layer's cache."""
+        mixed = self.self_attn(self.input_layernorm(x), turn, mask, layer, last)
+        x = (x[:, -1:] if last else x) + mixed
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -176,8 +184,11 @@ class Qwen2(nn.Module):
         turn = angles.cos().to(self.device, self.dtype), angles.sin().to(self.device, self.dtype)
         mask = _mask(seen, time)
         mask = None if mask is None else mask.to(self.device)
-        for block, layer in zip(self.model.layers, cache, strict=True):
+        blocks = list(zip(self.model.layers, cache, strict=True))
+        for block, layer in blocks[:-1]:
             x = block(x, turn, mask, layer)
+        block, layer = blocks[-1]
+        x = block(x, turn, mask, layer, last == 1)
         out: Tensor = self.lm_head(self.model.norm(x[:, -last:] if last > 1 else x[:, -1]))
         return out
 
