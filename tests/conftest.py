@@ -211,6 +211,9 @@ def fake_encoder() -> FakeEncoder:
 class FakeRouter:
     """Routes a question to "colours" when it holds that word, and abstains otherwise."""
 
+    def route(self, question: str) -> Any:
+        return self.route_many([question])[0]
+
     def route_many(self, questions: Sequence[str]) -> list[Any]:
         from router.decision import Decision, Nearest
 
