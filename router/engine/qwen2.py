@@ -81,8 +81,9 @@ class _Attention(nn.Module):
         rows, time, _ = x.shape
         split = (rows, time, -1, self.size)
         kind = turn[0].dtype
-        qkv = self.qkv(x).to(kind)  # 8-bit products are wider than what is kept
-        q, k, v = (side.view(split).transpose(1, 2) for side in qkv.split(self.sizes, -1))
+        qkv = self.qkv(x)
+        wide = qkv.dtype != kind  # 8-bit products are wider than what is kept
+        q, k, v = (side.view(split).transpose(1, 2) for side in qkv.to(kind).split(self.sizes, -1))
         q = _turned(q, turn)
         k, v = layer.append(_turned(k, turn), v)
         if last:
@@ -94,7 +95,7 @@ class _Attention(nn.Module):
             y = scaled_dot_product_attention(q.reshape(rows, self.groups, -1, self.size), k, v, mask)
             y = y.reshape(rows, -1, time, self.size)
         else:
-            if x.device.type == "cpu" and not torch.cpu._is_amx_tile_supported():
+            if wide and not torch.cpu._is_amx_tile_supported():
                 q, k, v = q.float(), k.float(), v.float()  # 0.9 ms for 190 positions, 1.4 in bf16
             y = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True).to(kind)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(rows, time, -1))
