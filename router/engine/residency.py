@@ -101,8 +101,8 @@ class Residency:
                 self._unname(name, old)
             self._names[name] = key
             there = key in self.resident or record.loading is not None
-            if pinned and not there:
-                self._make_room(size, self._fixed())
+            # One that is pinned no more may have been beyond the budget.
+            self._make_room(size if pinned and not there else 0, self._fixed())
             if pinned or self.bytes + size <= self.budget:
                 self._read(record)
         self.wait(key)
@@ -113,6 +113,7 @@ class Residency:
         with self._lock:
             if (key := self._names.pop(name, None)) is not None:
                 self._unname(name, key)
+                self._make_room(0, self._fixed())
 
     def hold(self, name: str) -> str:
         """Promise a request the adapter that has this name now; its hash. Raises BadInput for an unknown name."""

@@ -61,6 +61,16 @@ def test_the_least_recently_used_goes_and_the_pinned_stays(residency: Residency,
     settled(residency)
 
 
+def test_pinned_no_more_is_within_the_budget_again(residency: Residency, tiny_adapter: Make) -> None:
+    for name in "abcde":
+        residency.add(name, tiny_adapter(name), pinned=True)
+    assert residency.bytes == 5 * SIZE
+    residency.add("a", tiny_adapter("a"))
+    residency.remove("b")
+    assert resident(residency) == ["c", "d", "e"] and residency.bytes == 3 * SIZE
+    settled(residency)
+
+
 @pytest.fixture
 def six(tiny_adapter: Make) -> list[Path]:
     return [tiny_adapter(f"adapter-{index}") for index in range(6)]
