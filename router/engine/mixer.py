@@ -134,6 +134,18 @@ class Gathered:
                     y[:, columns].index_add_(0, at.rows, more.to(y.dtype))
 
 
+@dataclass(frozen=True)
+class _Room:
+    """Of one product for the adapters of a stack: A [places, parts * ranks, in], and B as it is multiplied.
+
+    pieces: of B, [places, ranks, out] of each part.
+    """
+
+    a: Tensor
+    b: Parts
+    pieces: Sequence[Tensor]
+
+
 @dataclass
 class _Stack:
     """Adapters of up to so many ranks, side by side."""
@@ -141,7 +153,7 @@ class _Stack:
     ranks: int
     capacity: int = 0
     places: dict[str, int] = field(default_factory=dict)
-    rooms: dict[int, tuple[Tensor, Parts]] = field(default_factory=dict)  # of a product: A, and B
+    rooms: dict[int, _Room] = field(default_factory=dict)  # by product
 
     def free(self) -> int | None:
         """The first place that is nobody's; None when there is none."""
@@ -198,7 +210,11 @@ class Mixer:
             stack = self._placed(ranks, some)
             taken.append((_seated(names, stack.places, some, device), stack))
         for index, product in enumerate(self.products):
-            found = [(seats, *stack.rooms[index]) for seats, stack in taken if index in stack.rooms]
+            found = [
+                (seats, room.a, room.b)
+                for seats, stack in taken
+                if (room := stack.rooms.get(index)) is not None
+            ]
             product.addition = Gathered(len(names), found) if found else None
 
     def _placed(self, ranks: int, present: Sequence[str]) -> _Stack:
@@ -227,15 +243,9 @@ class Mixer:
                 continue
             if room is None:
                 room = stack.rooms[index] = _room(product, stack, some.new_zeros(0, dtype=kind))
-            whole, parts = room
             for part, module in enumerate(product.names):
-                mine = slice(part * stack.ranks, (part + 1) * stack.ranks)
-                a = whole[place, mine]
-                b = (
-                    parts[part][1][place]
-                    if len(parts) > 1
-                    else parts[0][1][place, mine, product.columns[part]]
-                )
+                a = room.a[place, part * stack.ranks : (part + 1) * stack.ranks]
+                b = room.pieces[part][place]
                 own = adapter.a[module].shape[0] if module in adapter.a else 0
                 a[own:] = 0
                 b[own:] = 0
@@ -244,16 +254,16 @@ class Mixer:
                     b[:own] = adapter.b[module].t()
 
 
-def _room(product: MixedLinear, stack: _Stack, like: Tensor) -> tuple[Tensor, Parts]:
-    """Zeros for the adapters of a stack: A [places, parts * ranks, in], and B [places, ranks, out] of each part."""
-    inside, outside, count = product.shapes[0][1], product.columns[-1].stop, len(product.names)
-    a = like.new_zeros(stack.capacity, count * stack.ranks, inside)
+def _room(product: MixedLinear, stack: _Stack, like: Tensor) -> _Room:
+    """Zeros for the adapters of a stack."""
+    ranks, outside, parts = stack.ranks, product.columns[-1].stop, range(len(product.names))
+    a = like.new_zeros(stack.capacity, len(parts) * ranks, product.shapes[0][1])
     if outside <= JOINED:
-        return a, [(slice(0, outside), like.new_zeros(stack.capacity, count * stack.ranks, outside))]
-    return a, [
-        (columns, like.new_zeros(stack.capacity, stack.ranks, columns.stop - columns.start))
-        for columns in product.columns
-    ]
+        whole = like.new_zeros(stack.capacity, len(parts) * ranks, outside)
+        pieces = [whole[:, i * ranks : (i + 1) * ranks, product.columns[i]] for i in parts]
+        return _Room(a, [(slice(0, outside), whole)], pieces)
+    pieces = [like.new_zeros(stack.capacity, ranks, product.shapes[i][0]) for i in parts]
+    return _Room(a, list(zip(product.columns, pieces, strict=True)), pieces)
 
 
 def _seated(
