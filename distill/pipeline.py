@@ -119,8 +119,8 @@ class Pipeline:
                 stage(
                     "3-frozen", ("teacher strategy",), lambda: self._teach(self.strategy, "teacher strategy")
                 )
-            asked = ["examples", *(one for one in self.plan.ablations if one == "no-strategy")]
-            stage("4-examples", ("examples", "examples no-strategy"), self._collect, asked)
+            other = [name for name in self.plan.ablations if name == "no-strategy"]
+            stage("4-examples", ("examples", "examples no-strategy"), self._collect, other)
             stage("5-train", (), self._train, [job.name for job in self.jobs()])
             stage("6-arms", (), self._measure, [arm.name for arm in self.arms()])
             from .report import write

@@ -185,11 +185,9 @@ class Qwen2(nn.Module):
         turn = angles.cos().to(self.device, self.dtype), angles.sin().to(self.device, self.dtype)
         mask = _mask(seen, time)
         mask = None if mask is None else mask.to(self.device)
-        blocks = list(zip(self.model.layers, cache, strict=True))
-        for block, layer in blocks[:-1]:
-            x = block(x, turn, mask, layer)
-        block, layer = blocks[-1]
-        x = block(x, turn, mask, layer, last == 1)
+        end = self.model.layers[-1]
+        for block, layer in zip(self.model.layers, cache, strict=True):
+            x = block(x, turn, mask, layer, last == 1 and block is end)
         out: Tensor = self.lm_head(self.model.norm(x[:, -last:] if last > 1 else x[:, -1]))
         return out
 
