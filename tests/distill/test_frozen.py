@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.frozen import PACKED_FOR, Frozen, Frozen8, Head8, PlainHead, chosen, freeze
+from distill.lora import FrozenLinear, attach
 from router.engine.precision import can_multiply
 
 eight = pytest.mark.skipif(not can_multiply(), reason="this processor does not multiply in 8 bits")
@@ -85,3 +86,26 @@ def test_freezing_in_8_bits_leaves_float32() -> None:
     model.norm, model.lm_head = nn.LayerNorm(8).bfloat16(), nn.Linear(8, 20, bias=False).bfloat16()
     assert isinstance(freeze(model, "bf16"), PlainHead) and model.norm.weight.dtype == torch.bfloat16
     assert isinstance(freeze(model, "int8"), Head8) and model.norm.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("precision", "most"), [("bf16", 1e-5), pytest.param("int8", 0.03, marks=eight)])
+def test_layers_that_are_no_target_are_frozen_alike(precision: str, most: float) -> None:
+    torch.manual_seed(2)
+    plain = nn.ModuleDict({name: nn.Linear(64, 64) for name in ("q_proj", "o_proj", "lm_head")})
+    plain.requires_grad_(False)
+    ours = nn.ModuleDict(dict(plain.items()))
+    ours.lm_head = plain["lm_head"]  # as a model has it
+    layers = attach(ours, ["q_proj"], rank=4, alpha=8, seed=0, precision=precision)
+    assert list(layers) == ["q_proj"] and isinstance(ours["o_proj"], FrozenLinear)
+    assert type(ours["lm_head"]) is nn.Linear
+    a, b = layers["q_proj"].lora_A, layers["q_proj"].lora_B
+    nn.init.normal_(b)
+    x = torch.randn(2, 5, 64)
+
+    def found(y: Tensor) -> list[Tensor]:
+        y = y.square().sum()
+        return [y.detach(), *torch.autograd.grad(y, (a, b))]
+
+    wanted = found(plain["o_proj"](plain["q_proj"](x) + 2 * x @ a.t() @ b.t()))
+    for got, exact in zip(found(ours["o_proj"](ours["q_proj"](x))), wanted, strict=True):
+        assert off(got, exact) < most

@@ -44,6 +44,8 @@ class FakeBackend:
     cancelled: int = 0
     holding: threading.Event = field(default_factory=threading.Event)
     broken: str | None = None
+    lends: bool = False
+    lent: int = 0
 
     def __post_init__(self) -> None:
         self.holding.set()
@@ -61,8 +63,13 @@ class FakeBackend:
     def load(self) -> Load:
         return Load(0, self.under_way)
 
-    def lend(self, work: Callable[[], Any]) -> None:
-        return None
+    def lend(self, work: Callable[[], Any]) -> asyncio.Future[Any] | None:
+        if not self.lends:
+            return None
+        self.lent += 1
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(work())
+        return future
 
     async def add(self, version: Version) -> str | None:
         self.added[version.ref] = version

@@ -10,6 +10,8 @@ from openai import BadRequestError, NotFoundError, OpenAI
 
 from specialists.prompts import PROMPTS
 
+from .conftest import FakeBackend
+
 COLOUR = "Is red a colour?"
 OTHER = "Who was Ada Lovelace?"
 
@@ -42,6 +44,12 @@ def test_auto_is_answered_by_the_specialist_that_fits(client: OpenAI, running: A
     (asked,) = running.backend.asked
     assert asked.adapter == "colours@1.0.0"
     assert [message["content"] for message in asked.messages] == [PROMPTS["plain"], COLOUR]
+
+
+def test_a_backend_that_has_nothing_to_do_lends_its_thread_to_the_decision(start: Any) -> None:
+    running = start(backend=FakeBackend(lends=True))
+    assert running.ask(COLOUR).json()["model"] == "colours@1.0.0" and running.backend.lent == 1
+    assert running.ask(COLOUR, model="base").json()["model"] == "base" and running.backend.lent == 1
 
 
 def test_a_stream_begins_with_the_decision_and_ends_with_the_answer(client: OpenAI) -> None:
