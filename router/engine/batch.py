@@ -167,22 +167,22 @@ class Batch:
         self.rows = [*self.alive, *done.rows]
         return True
 
-    def step(self) -> list[list[int]]:
-        """The next token of every row, done ones included."""
+    def step(self, between: Callable[[], None] | None = None) -> list[list[int]]:
+        """The next token of every row, done ones included. between: see Model.logits."""
         ids = torch.tensor([[row.written[-1] if row.written else 0] for row in self.rows])
         self._seen = pad(self._seen, (0, 1), value=True)
         some = self.alive[0].adapter  # for done rows too: what was theirs may be in memory no more
         self._mix([some if row.done else row.adapter for row in self.rows])
-        tokens: list[int] = self._model.logits(ids, self._seen, self._cache).max(-1).indices.tolist()
-        return [[token] for token in tokens]
+        scores = self._model.logits(ids, self._seen, self._cache, between=between)
+        return [[token] for token in scores.max(-1).indices.tolist()]
 
-    def step_alone(self, guessed: list[int]) -> list[list[int]]:
+    def step_alone(self, guessed: list[int], between: Callable[[], None] | None = None) -> list[list[int]]:
         """The next tokens of the only row: its guesses as far as the model agrees, and one more (lookup.py)."""
         (row,) = self.rows
         self._seen = pad(self._seen, (0, 1 + len(guessed)), value=True)
         self._mix([row.adapter])
         ids = torch.tensor([[row.written[-1], *guessed]])
-        scores = self._model.logits(ids, self._seen, self._cache, len(ids[0]))
+        scores = self._model.logits(ids, self._seen, self._cache, len(ids[0]), between)
         chosen: list[int] = scores.view(len(ids[0]), -1).max(-1).indices.tolist()
         right = agreed(guessed, chosen)
         if wrong := len(guessed) - right:

@@ -1,9 +1,9 @@
-"""The one decode loop: who may enter the batch, whose prompt is computed, and one token more for everyone in it."""
+"""The one decode loop: whose prompt is computed, and one token more for everyone in the batch."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from specialists.errors import RouterError, Unavailable
 
+from .admission import Admission
 from .batch import Batch, Prefill, Row
 from .guesses import Guesses
 from .lookup import GUESSED
@@ -22,11 +23,8 @@ from .prefix import PrefixCache
 from .residency import Residency
 from .waiting import Waiting
 
-AHEAD = 4  # adapters read from disk before their turn
-PATIENCE = 16  # rows of other adapters that may enter before one for which there is no memory
-UNEVEN = 64  # tokens by which prompts computed together may differ in length, and a factor of two
-
 T = TypeVar("T")
+Tell = Callable[[list[Row]], object]
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +56,12 @@ class Parts:
 class Loop:
     """Rows from waiting to done. Every turn some prompts are computed, and then every row gets a token.
 
-    A turn in which prompts are done ends before the others' tokens, so that first tokens are told at once and whoever
-    came meanwhile is next; at most every second turn does. rows: at most so many under way. chunk: positions of prompts
-    computed in a turn.
-    An adapter's first row may take any place and its further ones leave an eighth of them free, so that one in demand
-    does not keep the others out. With `patient`, for rows that nobody is waiting for one by one, rows enter in fewer
-    and larger groups, and their prompts are all computed before the next step, which costs the same for more rows.
-    pace: sets the number of threads as it goes.
+    Whoever comes while the others get theirs need not wait for it: the step stops between two layers, and goes on when
+    the newcomer has its first token. rows: at most so many under way. chunk: positions of prompts computed before a
+    step, and again within it.
+    With `patient`, for rows that nobody is waiting for one by one, rows enter in fewer and larger groups, and their
+    prompts are all computed before the next step, which costs the same for more rows. pace: sets the number of threads
+    as it goes.
     """
 
     def __init__(
@@ -75,40 +72,38 @@ class Loop:
         patient: bool = False,
         pace: Pace | None = None,
     ) -> None:
-        self.parts, self.rows, self.chunk, self.patient, self.pace = parts, rows, chunk, patient, pace
+        self.parts, self.chunk, self.patient, self.pace = parts, chunk, patient, pace
         self.waiting = Waiting(rows if patient else 1)
         self.steps = 0  # forwards that gave every row a token
         self._entering: deque[Prefill] = deque()
-        self._owed = False  # whether the last turn ended before its step
+        self._computed: list[Prefill] = []  # prompts that join the batch when its step is done
         self._batch = Batch(parts.model, self._mix)
         self._mixed: list[str | None] | None = None
-        self._passed: Counter[str | None] = (
-            Counter()
-        )  # rows that entered while there was no memory for an adapter
+        self._admission = Admission(self.waiting, parts.adapters, rows, patient)
 
     @property
     def under_way(self) -> list[Row]:
         """Rows that have entered and are not done."""
-        return [*(row for group in self._entering for row in group.rows if not row.done), *self._batch.alive]
+        groups = [*self._entering, *self._computed]
+        return [*(row for group in groups for row in group.rows if not row.done), *self._batch.alive]
 
-    def turn(self, tell: Callable[[list[Row]], object] | None = None) -> list[Row]:
+    def turn(self, tell: Tell | None = None, look: Callable[[], bool] | None = None) -> list[Row]:
         """One turn; the rows that got a token or ended. A failure ends the rows it hit only: see Row.error.
 
-        tell: given the rows that got their first token as soon as they have it, where a step follows; these are not
-        among those returned unless the step gives them one more.
+        tell: given the rows that got their first token as soon as they have it, before any other's prompt; these are
+        not among those returned unless the step gives them one more. look: called between the layers of a step; puts
+        those who came into `waiting` and says whether there were any. They are entered at once, and told.
         """
         if self.pace:
             self.pace.look()
         changed = dict.fromkeys([*self._end_unwanted(), *self._enter()])
-        begun = self._prefill()
-        changed |= dict.fromkeys(begun)
-        self._owed = bool(begun) and not self.patient and not self._owed
-        if self._owed or (self.patient and self._entering):
+        begun = self._prefill(tell)
+        if not tell:
+            changed |= dict.fromkeys(begun)
+        if self.patient and self._entering:
             return self._left(changed)
-        if begun and tell:
-            tell(self._left(changed))
-            changed = {}
-        return self._left(changed | dict.fromkeys(self._step()))
+        between = partial(self._interrupt, tell, look, [self.chunk]) if tell and look else None
+        return self._left(changed | dict.fromkeys(self._step(between)))
 
     def _left(self, changed: Iterable[Row]) -> list[Row]:
         """These rows; those of them that are done hold nothing any more."""
@@ -125,6 +120,7 @@ class Loop:
             self._leave(row)
         self.waiting.remove(row for row in rows if not row.started)
         self._entering.clear()
+        self._computed.clear()
         self._batch.clear()
         return rows
 
@@ -152,90 +148,93 @@ class Loop:
         return waiting + under_way
 
     def _enter(self) -> list[Row]:
-        """Let rows in whose adapters are in memory, and have others' read. The rows that cannot enter ever."""
-        under_way = self.under_way
-        if not len(self.waiting) or (self.patient and len(under_way) > self.rows * 3 // 4):
-            return []
-        turns = self.waiting.turns()
-        room = self.rows - len(under_way)
-        full = self.parts.adapters.want([key for key in turns if key is not None][: room + AHEAD])
-        # One for which there has been no memory for long is not passed by those whose turn comes after its own.
-        late = next((i for i, key in enumerate(turns) if key in full and self._passed[key] >= PATIENCE), None)
-        ahead = set(turns if late is None or self.patient else turns[:late])
-        have = Counter(row.adapter for row in under_way)
-        broken: dict[str | None, RouterError] = {}
-
-        def may(adapter: str | None) -> bool:
-            spare = 0 if self.patient or not have[adapter] else self.rows // 8
-            if adapter not in ahead or have.total() >= self.rows - spare:
-                return False
-            try:
-                if adapter is not None and not self.parts.adapters.use(adapter):
-                    return False
-            except RouterError as error:
-                broken[adapter] = error
-                return False
-            have[adapter] += 1
-            if late is not None and not self.patient:
-                ahead.discard(adapter)
-            self._passed.update(full)
-            self._passed.pop(adapter, None)
-            return True
-
-        for rows in _groups(self.waiting.take(room, may)):
+        """Let rows in; those that cannot enter ever."""
+        groups, gone = self._admission.admit(self.under_way)
+        for rows in groups:
             self._entering.append(Prefill(rows, self.parts.model, self._mix, self.parts.prefixes))
-        gone = [row for row in self.waiting.rows() if row.adapter in broken]
-        for row in gone:
-            row.done, row.error = True, broken[row.adapter]
-        self.waiting.remove(gone)
         return gone
 
-    def _prefill(self) -> list[Row]:
-        """Compute some positions of prompts; the rows that got their first token or failed."""
+    def _prefill(self, tell: Tell | None) -> list[Row]:
+        """Compute some positions of prompts; the rows that got their first token or failed, told at once."""
         changed: list[Row] = []
         left = self.chunk
         while self._entering and left > 0:
-            group = self._entering[0]
-            rows = [row for row in group.rows if not row.done]
-            if rows:
-                left -= self._guarded(rows, partial(group.advance, left)) or left
-            if rows and group.done and self._guarded(rows, partial(self._batch.join, group)):
-                for row, token in zip(group.rows, group.tokens, strict=True):
-                    if not row.done:
-                        row.take(token, self.parts.stop)
-            if group.done or all(row.done for row in rows):
-                self._entering.popleft()
-                changed += rows
+            positions, begun = self._advance(self._entering[0], left)
+            left -= positions
+            self._join()
+            changed += begun
+            if begun and tell:
+                tell(self._left(begun))
         if not self.patient:
             self._entering.rotate(-1)  # a long prompt does not hold up a short one that came after it
         self._batch.drop_done()
         return changed
 
-    def _step(self) -> list[Row]:
-        """A token for every row of the batch; those rows."""
+    def _advance(self, group: Prefill, most: int) -> tuple[int, list[Row]]:
+        """Compute at most so many positions of a group that is entering.
+
+        How many, all of them when it failed; and when it enters no more, the rows that got their first token or failed.
+        """
+        rows = [row for row in group.rows if not row.done]
+        positions = (self._guarded(rows, partial(group.advance, most)) or most) if rows else 0
+        if rows and group.done:
+            for row, token in zip(group.rows, group.tokens, strict=True):
+                if not row.done:
+                    row.take(token, self.parts.stop)
+            self._computed.append(group)
+        elif not all(row.done for row in rows):
+            return positions, []
+        self._entering.remove(group)
+        return positions, rows
+
+    def _join(self) -> list[Row]:
+        """Put those whose prompts are computed into the batch; the rows that failed at that."""
+        failed: list[Row] = []
+        for group in self._computed:
+            rows = [row for row in group.rows if not row.done]
+            if rows and not self._guarded(rows, partial(self._batch.join, group)):
+                failed += rows
+        self._computed.clear()
+        return failed
+
+    def _interrupt(self, tell: Tell, look: Callable[[], bool], left: list[int]) -> None:
+        """Between two layers of a step: enter those who came and compute their prompts, at most so many positions."""
+        if left[0] <= 0 or not look():
+            return
+        known = set(self._entering)
+        tell(self._left(self._enter()))
+        mixed, additions = self._mixed, self.parts.mixer.additions
+        for group in [group for group in self._entering if group not in known]:
+            while group in self._entering and left[0] > 0:
+                positions, begun = self._advance(group, left[0])
+                left[0] -= positions
+                tell(self._left(begun))
+        self._mixed, self.parts.mixer.additions = mixed, additions
+
+    def _step(self, between: Callable[[], None] | None) -> list[Row]:
+        """A token for every row of the batch; those rows, and whoever came meanwhile and failed."""
         rows = self._batch.alive
         if not rows:
             return []
-        tokens = self._guarded(rows, self._next_tokens)
+        tokens = self._guarded(rows, partial(self._next_tokens, between))
         if tokens is None:  # the cache may have got half of the step
             self._batch.clear()
-            return rows
+            return rows + self._join()
         self.steps += 1
         for row, own in zip(self._batch.rows, tokens, strict=True):
             for token in own:
                 if not row.done:
                     row.take(token, self.parts.stop)
         self._batch.drop_done()
-        return rows
+        return rows + self._join()
 
-    def _next_tokens(self) -> list[list[int]]:
+    def _next_tokens(self, between: Callable[[], None] | None) -> list[list[int]]:
         """Those of every row of the batch: one, or several of a row that is alone."""
         if len(self._batch.rows) > 1:
-            return self._batch.step()
+            return self._batch.step(between)
         (row,) = self._batch.rows
-        return self._batch.step_alone(
-            self.parts.guesses.of(row).guess(min(GUESSED, row.limit - len(row.written) - 1))
-        )
+        guessed = self.parts.guesses.of(row).guess(min(GUESSED, row.limit - len(row.written) - 1))
+        return self._batch.step_alone(guessed, between)
 
     def _guarded(self, rows: Sequence[Row], do: Callable[[], T]) -> T | None:
         """What `do` returns, which is never None; None when it failed, and the rows with it."""
@@ -269,16 +268,3 @@ class Loop:
             self._mixed = None  # until it has succeeded
             self.parts.mixer.set(names)
             self._mixed = list(names)
-
-
-def _groups(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows whose prompts are computed together: of one adapter and of like length, for the shorter are padded."""
-    groups: list[list[Row]] = []
-    open_groups: dict[str | None, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: len(row.prompt)):
-        group = open_groups.get(row.adapter)
-        if group is None or len(row.prompt) > 2 * len(group[0].prompt) + UNEVEN:
-            group = open_groups[row.adapter] = []
-            groups.append(group)
-        group.append(row)
-    return groups

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from .lora import Adapter, MixedLinear
+from .lora import Adapter, Addition, MixedLinear
 
 # On a CPU thin products are fastest in float32, of few rows with the layers of one input as one (docs/engine.md). Many
 # rows of one adapter go faster in bf16 with AMX.
@@ -185,6 +185,16 @@ class Mixer:
             self._set_one(present[0])
         else:
             self._set_many(names, present)
+
+    @property
+    def additions(self) -> list[Addition | None]:
+        """What is set, to be set again after another forward. Of use while the adapters stay where they are."""
+        return [product.addition for product in self.products]
+
+    @additions.setter
+    def additions(self, held: Sequence[Addition | None]) -> None:
+        for product, addition in zip(self.products, held, strict=True):
+            product.addition = addition
 
     def forget(self, name: str) -> None:
         """Drop what was laid out for an adapter, because it was replaced or removed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -33,12 +34,20 @@ class Model(Protocol):
         """A cache that holds nothing yet."""
         ...
 
-    def logits(self, ids: Tensor, seen: Tensor, cache: Cache, last: int = 1) -> Tensor:
+    def logits(
+        self,
+        ids: Tensor,
+        seen: Tensor,
+        cache: Cache,
+        last: int = 1,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Scores [rows, vocabulary] of the token after ids [rows, time], which are appended to the cache.
 
         last: score what follows each of the last so many of ids, [rows, last, vocabulary] when it is more than one.
         seen [rows, positions held and new] is False where there is padding, which no token attends to. ids and seen are
-        on the CPU, the cache and the scores where the model is.
+        on the CPU, the cache and the scores where the model is. between: may be called between two layers, and may ask
+        for other logits meanwhile.
         """
         ...
 
@@ -60,8 +69,15 @@ class AnyModel(nn.Module):
         """See Model."""
         return [Layer() for _ in range(self.config.num_hidden_layers)]
 
-    def logits(self, ids: Tensor, seen: Tensor, cache: Cache, last: int = 1) -> Tensor:
-        """See Model."""
+    def logits(
+        self,
+        ids: Tensor,
+        seen: Tensor,
+        cache: Cache,
+        last: int = 1,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """See Model. `between` is never called."""
         from .hub_cache import as_transformers
 
         positions = (seen.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]

@@ -8,6 +8,7 @@ names are the same, so that adapters fit. Anything but plain Qwen2 goes through 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -171,12 +172,19 @@ class Qwen2(nn.Module):
         """A cache that holds nothing yet."""
         return [Layer() for _ in self.model.layers]
 
-    def logits(self, ids: Tensor, seen: Tensor, cache: Cache, last: int = 1) -> Tensor:
+    def logits(
+        self,
+        ids: Tensor,
+        seen: Tensor,
+        cache: Cache,
+        last: int = 1,
+        between: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Scores [rows, vocabulary] of the token after ids [rows, time], which are appended to the cache.
 
         last: score what follows each of the last so many of ids, [rows, last, vocabulary] when it is more than one.
         seen [rows, positions held and new] is False where there is padding, which no token attends to. Both are on the
-        CPU, wherever the weights are.
+        CPU, wherever the weights are. between: called between two layers; may ask for other logits meanwhile.
         """
         time = ids.shape[1]
         x = self.model.embed_tokens(ids.to(self.device))
@@ -187,6 +195,8 @@ class Qwen2(nn.Module):
         mask = None if mask is None else mask.to(self.device)
         end = self.model.layers[-1]
         for block, layer in zip(self.model.layers, cache, strict=True):
+            if between:
+                between()
             x = block(x, turn, mask, layer, last == 1 and block is end)
         out: Tensor = self.lm_head(self.model.norm(x[:, -last:] if last > 1 else x[:, -1]))
         return out

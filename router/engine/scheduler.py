@@ -24,6 +24,7 @@ from .threads import release
 QUEUE = 256  # requests that may wait
 ROWS = 64  # requests under way at once
 CHUNK = 512  # positions of prompts computed between two steps: a quarter of a second on two cores
+SOON = 0.005  # seconds that a turn waits for the request of whoever has just borrowed its thread
 POLL = 0.05  # seconds after which deadlines are looked at while adapters are read and nothing is under way
 
 Outcome = Generation | RouterError
@@ -184,9 +185,10 @@ class Scheduler:
         return ticket
 
     def lend(self, work: Callable[[], T]) -> Future[T] | None:
-        """Have something else multiplied on this thread, which has the helpers; None while it has anything to do.
+        """Have something else multiplied on this thread, which has the helpers: between two layers, one at a time.
 
-        A thread of its own would need helpers of its own, and all of them would get slow (threads.py).
+        None while something else is waiting for that: a thread of its own would need helpers of its own, and all of
+        them would get slow (threads.py). Whoever borrows mostly has a request next, which the turn then waits for.
         """
         future: Future[T] = Future()
 
@@ -199,7 +201,7 @@ class Scheduler:
                 future.set_exception(error)
 
         with self._wake:
-            if self._tickets or self._lent or self._closing:
+            if self._lent or self._closing:
                 return None
             self._lent = do
             self._notify()
@@ -231,7 +233,7 @@ class Scheduler:
     def _work(self) -> None:
         while self._await_work():
             try:
-                changed = self._loop.turn(self._tell)
+                changed = self._loop.turn(self._tell, self._look)
             except Exception as error:  # not a failed forward, which ends its own rows: a fault of ours
                 log.exception("the scheduler failed")
                 changed = self._start_again(error)
@@ -249,14 +251,30 @@ class Scheduler:
                 if not self._tickets and self.engine.pace:
                     self.engine.pace.rest()
                 self._wake.wait_for(lambda: self._tickets or self._lent or self._closing)
-                lent, self._lent = self._lent, None
-                if lent is None:
-                    self._news = False
-                    for row in self._inbox:
-                        self._loop.waiting.add(row)
-                    self._inbox.clear()
+                self._news = False
+            self._let_in()
+            with self._wake:
+                if self._tickets or (self._closing and not self._lent):
                     return bool(self._tickets)
+
+    def _look(self) -> bool:
+        """See Loop.turn."""
+        return (self._lent is not None or bool(self._inbox)) and self._let_in()
+
+    def _let_in(self) -> bool:
+        """Do what somebody borrowed the thread for, and let the loop have those who came; whether anybody did."""
+        with self._wake:
+            lent, self._lent = self._lent, None
+        if lent:
             lent()
+        with self._wake:
+            if lent and self._tickets:
+                self._wake.wait_for(lambda: self._inbox, SOON)
+            came = list(self._inbox)
+            self._inbox.clear()
+        for row in came:
+            self._loop.waiting.add(row)
+        return bool(came)
 
     def _start_again(self, error: Exception) -> list[Row]:
         """End every row but those that came just now, with what is known of the fault."""

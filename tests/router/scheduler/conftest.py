@@ -48,14 +48,14 @@ class Gate:
         self._logits = engine.model.logits
         monkeypatch.setattr(engine.model, "logits", self)
 
-    def __call__(self, ids: Any, *rest: Any) -> Any:
+    def __call__(self, ids: Any, *rest: Any, **more: Any) -> Any:
         self.entered.set()
         assert self.open.wait(WAIT)
         for fault in self.faults:
             if fault(ids):
                 self.faults.remove(fault)
                 raise RuntimeError("no memory")
-        return self._logits(ids, *rest)
+        return self._logits(ids, *rest, **more)
 
 
 @pytest.fixture
