@@ -8,6 +8,8 @@ The server of this process with the real base, encoder and bundled specialists, 
     load         questions of the specialists' own test splits from a Poisson process at 80 % of what 32 clients, one
                  question after another, get answered a second: seconds to the first token, waiting included, of all
                  and of each specialist's (a first token takes as long as its prompt, and theirs differ in length)
+    idle         the same questions to a server that has nothing else to do, one after another, 8 tokens: seconds to the
+                 first token, which is what the load's are to be compared with
     connections  so many streams at once: how many end with a whole answer
 
     python benchmarks/serving.py --json reports/serving/serving.json
@@ -216,6 +218,18 @@ async def under_load(client: httpx2.AsyncClient, rate: float, seconds: float) ->
     }
 
 
+async def idle(client: httpx2.AsyncClient, count: int) -> dict[str, Any]:
+    """Seconds to the first token of questions that come one after another."""
+    first = [(await ask(client, question, max_tokens=8))[0] for _, question in questions(3)[:count]]
+    p99 = quantiles(first, n=100)[98]
+    return {
+        "idle_asked": count,
+        "idle_first_token_median_s": round(median(first), 3),
+        "idle_first_token_p99_s": round(p99, 3),
+        "idle_first_token_p99_over_median": round(p99 / median(first), 3),
+    }
+
+
 async def connected(client: httpx2.AsyncClient, count: int) -> dict[str, Any]:
     """So many streams at once, 16 tokens each."""
     asked = [question for _, question in questions(4) * 10][:count]
@@ -236,6 +250,7 @@ async def measure(precision: str, pairs: int, minutes: float, connections: int) 
         found = await overhead(client, desk, pairs)
         click.echo(f"overhead {found}", err=True)
         found |= await connected(client, connections)
+        found |= await idle(client, 2 * pairs)
         most = await capacity(client, 3 * CLIENTS)
         click.echo(f"{most:.2f} questions a second at most; {minutes:g} minutes at 80 % of it", err=True)
         found |= {"capacity": round(most, 3)}

@@ -87,14 +87,18 @@ class Prefill:
         self._jobs = self._run()
         self._job: _Job | None = None
 
-    def advance(self, most: int) -> int:
-        """One forward of at most so many positions, padding included, or of one for every row; how many it had."""
+    def advance(self, most: int, between: Callable[[], None] | None = None) -> int:
+        """One forward of at most so many positions, padding included, or of one for every row; how many it had.
+
+        between: see Model.logits.
+        """
         job = self._job = self._job or next(self._jobs)
         rows, width = job.ids.shape
         start, job.at = job.at, min(width, job.at + max(1, most // rows))
         held = job.seen.shape[1] - width
         self._mix([self.adapter] * rows)
-        scores = self._model.logits(job.ids[:, start : job.at], job.seen[:, : held + job.at], job.cache)
+        ids, seen = job.ids[:, start : job.at], job.seen[:, : held + job.at]
+        scores = self._model.logits(ids, seen, job.cache, between=between)
         if job.at == width:
             try:
                 self._job = self._jobs.send(scores)

@@ -15,7 +15,7 @@ from .batch import Row
 from .chat import open_chat
 from .device import choose
 from .guesses import Guesses
-from .loop import Cancelled, Loop, Parts
+from .loop import Cancelled, Loop, Outside, Parts
 from .lora import shapes, wrap
 from .mixer import Mixer
 from .model import open_model
@@ -134,10 +134,17 @@ class Engine:
             loop.abandon(Cancelled("Another request of the same call failed."))
         return [results[i] for i in range(len(rows))]
 
-    def loop(self, rows: int, chunk: int, patient: bool = False, pace: Pace | None = None) -> Loop:
+    def loop(
+        self,
+        rows: int,
+        chunk: int,
+        patient: bool = False,
+        pace: Pace | None = None,
+        outside: Outside | None = None,
+    ) -> Loop:
         """A decode loop over this engine; see Loop. One may be used at a time."""
         parts = Parts(self.model, self._mixer, self.residency, self.prefixes, self._guesses, self._stop)
-        return Loop(parts, rows, chunk, patient, pace)
+        return Loop(parts, rows, chunk, patient, pace, outside)
 
     def pack(self) -> None:
         """Keep a copy of the weights that is multiplied faster, where there is such a thing."""

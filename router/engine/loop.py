@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from specialists.errors import RouterError, Unavailable
 
@@ -24,7 +24,6 @@ from .residency import Residency
 from .waiting import Waiting
 
 T = TypeVar("T")
-Tell = Callable[[list[Row]], object]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,18 @@ class Late(Unavailable):
 
 class Cancelled(RouterError):
     """Whoever asked does not want the answer any more."""
+
+
+class Outside(Protocol):
+    """Whoever a loop works for, while it works."""
+
+    def tell(self, rows: list[Row]) -> None:
+        """These rows have their first token, or ended before."""
+        ...
+
+    def look(self) -> bool:
+        """Put those who came into `waiting`; whether there were any. Called between two layers of the model."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Loop:
     step, and again within it.
     With `patient`, for rows that nobody is waiting for one by one, rows enter in fewer and larger groups, and their
     prompts are all computed before the next step, which costs the same for more rows. pace: sets the number of threads
-    as it goes.
+    as it goes. outside: is told first tokens at once, and asked who came.
     """
 
     def __init__(
@@ -71,8 +82,9 @@ class Loop:
         chunk: int,
         patient: bool = False,
         pace: Pace | None = None,
+        outside: Outside | None = None,
     ) -> None:
-        self.parts, self.chunk, self.patient, self.pace = parts, chunk, patient, pace
+        self.parts, self.chunk, self.patient, self.pace, self.outside = parts, chunk, patient, pace, outside
         self.waiting = Waiting(rows if patient else 1)
         self.steps = 0  # forwards that gave every row a token
         self._entering: deque[Prefill] = deque()
@@ -80,6 +92,8 @@ class Loop:
         self._batch = Batch(parts.model, self._mix)
         self._mixed: list[str | None] | None = None
         self._admission = Admission(self.waiting, parts.adapters, rows, patient)
+        self._came = False  # whether anybody did since those who wait were last entered
+        self._left_within = 0  # positions of prompts that may still be computed within the step
 
     @property
     def under_way(self) -> list[Row]:
@@ -87,23 +101,17 @@ class Loop:
         groups = [*self._entering, *self._computed]
         return [*(row for group in groups for row in group.rows if not row.done), *self._batch.alive]
 
-    def turn(self, tell: Tell | None = None, look: Callable[[], bool] | None = None) -> list[Row]:
+    def turn(self) -> list[Row]:
         """One turn; the rows that got a token or ended. A failure ends the rows it hit only: see Row.error.
 
-        tell: given the rows that got their first token as soon as they have it, before any other's prompt; these are
-        not among those returned unless the step gives them one more. look: called between the layers of a step; puts
-        those who came into `waiting` and says whether there were any. They are entered at once, and told.
+        With `outside` the rows that got their first token are told that instead, unless the step gives them one more.
         """
         if self.pace:
             self.pace.look()
-        changed = dict.fromkeys([*self._end_unwanted(), *self._enter()])
-        begun = self._prefill(tell)
-        if not tell:
-            changed |= dict.fromkeys(begun)
-        if self.patient and self._entering:
-            return self._left(changed)
-        between = partial(self._interrupt, tell, look, [self.chunk]) if tell and look else None
-        return self._left(changed | dict.fromkeys(self._step(between)))
+        changed = [*self._end_unwanted(), *self._enter(), *self._prefill()]
+        if not (self.patient and self._entering):
+            changed += self._step()
+        return self._left(dict.fromkeys(changed))
 
     def _left(self, changed: Iterable[Row]) -> list[Row]:
         """These rows; those of them that are done hold nothing any more."""
@@ -149,26 +157,32 @@ class Loop:
 
     def _enter(self) -> list[Row]:
         """Let rows in; those that cannot enter ever."""
+        self._came = False
         groups, gone = self._admission.admit(self.under_way)
         for rows in groups:
             self._entering.append(Prefill(rows, self.parts.model, self._mix, self.parts.prefixes))
         return gone
 
-    def _prefill(self, tell: Tell | None) -> list[Row]:
-        """Compute some positions of prompts; the rows that got their first token or failed, told at once."""
+    def _prefill(self) -> list[Row]:
+        """Compute some positions of prompts; the rows that got their first token or failed, unless they were told."""
         changed: list[Row] = []
         left = self.chunk
         while self._entering and left > 0:
             positions, begun = self._advance(self._entering[0], left)
             left -= positions
             self._join()
-            changed += begun
-            if begun and tell:
-                tell(self._left(begun))
+            changed += self._told(begun)
         if not self.patient:
             self._entering.rotate(-1)  # a long prompt does not hold up a short one that came after it
         self._batch.drop_done()
         return changed
+
+    def _told(self, rows: list[Row]) -> list[Row]:
+        """Tell these rows, if anybody wants to know; those that are still to be told."""
+        if rows and self.outside:
+            self.outside.tell(self._left(rows))
+            return []
+        return rows
 
     def _advance(self, group: Prefill, most: int) -> tuple[int, list[Row]]:
         """Compute at most so many positions of a group that is entering.
@@ -176,7 +190,8 @@ class Loop:
         How many, all of them when it failed; and when it enters no more, the rows that got their first token or failed.
         """
         rows = [row for row in group.rows if not row.done]
-        positions = (self._guarded(rows, partial(group.advance, most)) or most) if rows else 0
+        between = self._look if self.outside else None
+        positions = (self._guarded(rows, partial(group.advance, most, between)) or most) if rows else 0
         if rows and group.done:
             for row, token in zip(group.rows, group.tokens, strict=True):
                 if not row.done:
@@ -197,26 +212,33 @@ class Loop:
         self._computed.clear()
         return failed
 
-    def _interrupt(self, tell: Tell, look: Callable[[], bool], left: list[int]) -> None:
-        """Between two layers of a step: enter those who came and compute their prompts, at most so many positions."""
-        if left[0] <= 0 or not look():
+    def _look(self) -> None:
+        """Between two layers: have whoever came in `waiting`."""
+        assert self.outside
+        self._came |= self.outside.look()
+
+    def _interrupt(self) -> None:
+        """Between two layers of a step: enter whoever came, and compute their prompts before it goes on."""
+        self._look()
+        if not self._came or self._left_within <= 0:
             return
         known = set(self._entering)
-        tell(self._left(self._enter()))
+        self._told(self._enter())
         mixed, additions = self._mixed, self.parts.mixer.additions
         for group in [group for group in self._entering if group not in known]:
-            while group in self._entering and left[0] > 0:
-                positions, begun = self._advance(group, left[0])
-                left[0] -= positions
-                tell(self._left(begun))
+            while group in self._entering and self._left_within > 0:
+                positions, begun = self._advance(group, self._left_within)
+                self._left_within -= positions
+                self._told(begun)
         self._mixed, self.parts.mixer.additions = mixed, additions
 
-    def _step(self, between: Callable[[], None] | None) -> list[Row]:
+    def _step(self) -> list[Row]:
         """A token for every row of the batch; those rows, and whoever came meanwhile and failed."""
         rows = self._batch.alive
         if not rows:
             return []
-        tokens = self._guarded(rows, partial(self._next_tokens, between))
+        self._left_within = self.chunk
+        tokens = self._guarded(rows, self._next_tokens)
         if tokens is None:  # the cache may have got half of the step
             self._batch.clear()
             return rows + self._join()
@@ -228,8 +250,9 @@ class Loop:
         self._batch.drop_done()
         return rows + self._join()
 
-    def _next_tokens(self, between: Callable[[], None] | None) -> list[list[int]]:
+    def _next_tokens(self) -> list[list[int]]:
         """Those of every row of the batch: one, or several of a row that is alone."""
+        between = self._interrupt if self.outside else None
         if len(self._batch.rows) > 1:
             return self._batch.step(between)
         (row,) = self._batch.rows

@@ -16,7 +16,7 @@ from specialists.errors import RouterError, Unavailable
 
 from .batch import Row
 from .engine import Engine
-from .loop import Failed
+from .loop import Failed, Loop
 from .request import Generation, Request
 from .stream import Stream
 from .threads import release
@@ -24,7 +24,6 @@ from .threads import release
 QUEUE = 256  # requests that may wait
 ROWS = 64  # requests under way at once
 CHUNK = 512  # positions of prompts computed between two steps: a quarter of a second on two cores
-SOON = 0.005  # seconds that a turn waits for the request of whoever has just borrowed its thread
 POLL = 0.05  # seconds after which deadlines are looked at while adapters are read and nothing is under way
 
 Outcome = Generation | RouterError
@@ -126,7 +125,7 @@ class Scheduler:
         engine.owner = self
         engine.residency.on_change = self._notify
         self.engine, self.queue, self.rows, self.chunk = engine, queue, rows, chunk
-        self._loop = engine.loop(rows, chunk, pace=engine.pace)
+        self._loop = self._new_loop()
         self._wake = threading.Condition()
         self._news = False  # whether anything happened since the last turn began
         self._inbox: list[Row] = []
@@ -188,7 +187,7 @@ class Scheduler:
         """Have something else multiplied on this thread, which has the helpers: between two layers, one at a time.
 
         None while something else is waiting for that: a thread of its own would need helpers of its own, and all of
-        them would get slow (threads.py). Whoever borrows mostly has a request next, which the turn then waits for.
+        them would get slow (threads.py).
         """
         future: Future[T] = Future()
 
@@ -233,11 +232,11 @@ class Scheduler:
     def _work(self) -> None:
         while self._await_work():
             try:
-                changed = self._loop.turn(self._tell, self._look)
+                changed = self._loop.turn()
             except Exception as error:  # not a failed forward, which ends its own rows: a fault of ours
                 log.exception("the scheduler failed")
                 changed = self._start_again(error)
-            self._tell(changed)
+            self.tell(changed)
             if not changed and not self._loop.under_way:
                 with self._wake:  # all that is left waits for adapters
                     self._wake.wait_for(lambda: self._news, POLL)
@@ -252,36 +251,35 @@ class Scheduler:
                     self.engine.pace.rest()
                 self._wake.wait_for(lambda: self._tickets or self._lent or self._closing)
                 self._news = False
-            self._let_in()
+            self.look()
             with self._wake:
                 if self._tickets or (self._closing and not self._lent):
                     return bool(self._tickets)
 
-    def _look(self) -> bool:
-        """See Loop.turn."""
-        return (self._lent is not None or bool(self._inbox)) and self._let_in()
-
-    def _let_in(self) -> bool:
-        """Do what somebody borrowed the thread for, and let the loop have those who came; whether anybody did."""
+    def look(self) -> bool:
+        """See Outside; on the scheduler's thread. What was lent is done."""
+        if self._lent is None and not self._inbox:
+            return False
         with self._wake:
             lent, self._lent = self._lent, None
         if lent:
             lent()
         with self._wake:
-            if lent and self._tickets:
-                self._wake.wait_for(lambda: self._inbox, SOON)
             came = list(self._inbox)
             self._inbox.clear()
         for row in came:
             self._loop.waiting.add(row)
         return bool(came)
 
+    def _new_loop(self) -> Loop:
+        return self.engine.loop(self.rows, self.chunk, pace=self.engine.pace, outside=self)
+
     def _start_again(self, error: Exception) -> list[Row]:
         """End every row but those that came just now, with what is known of the fault."""
         failed = Failed(f"The scheduler failed ({type(error).__name__}: {error}); ask again.")
         steps = self._loop.steps
         self._loop.abandon(failed)
-        self._loop = self.engine.loop(self.rows, self.chunk, pace=self.engine.pace)
+        self._loop = self._new_loop()
         self._loop.steps = steps
         with self._wake:
             rows = [row for row in self._tickets if row not in self._inbox]
@@ -290,7 +288,8 @@ class Scheduler:
                 row.done, row.error = True, failed
         return rows
 
-    def _tell(self, rows: list[Row]) -> None:
+    def tell(self, rows: list[Row]) -> None:
+        """See Outside; on the scheduler's thread."""
         for row in rows:
             ticket = self._tickets[row]
             try:
