@@ -29,8 +29,13 @@ class Admission:
         # rows that entered while there was no memory for an adapter
         self._passed: Counter[str | None] = Counter()
 
-    def admit(self, under_way: Sequence[Row]) -> tuple[list[list[Row]], list[Row]]:
-        """Take rows out of `waiting`: groups whose prompts are computed together, and those that cannot enter ever."""
+    def admit(
+        self, under_way: Sequence[Row], longest: int | None = None
+    ) -> tuple[list[list[Row]], list[Row]]:
+        """Take rows out of `waiting`: groups whose prompts are computed together, and those that cannot enter ever.
+
+        longest: of the prompts that may enter, in tokens.
+        """
         if not len(self.waiting) or (self.patient and len(under_way) > self.rows * 3 // 4):
             return [], []
         turns = self.waiting.turns()
@@ -42,7 +47,10 @@ class Admission:
         have = Counter(row.adapter for row in under_way)
         broken: dict[str | None, RouterError] = {}
 
-        def may(adapter: str | None) -> bool:
+        def may(row: Row) -> bool:
+            adapter = row.adapter
+            if longest is not None and len(row.prompt) > longest:
+                return False
             spare = 0 if self.patient or not have[adapter] else self.rows // 8
             if adapter not in ahead or have.total() >= self.rows - spare:
                 return False

@@ -68,8 +68,8 @@ class Loop:
     """Rows from waiting to done. Every turn some prompts are computed, and then every row gets a token.
 
     Whoever comes while the others get theirs need not wait for it: the step stops between two layers, and goes on when
-    the newcomer has its first token. rows: at most so many under way. chunk: positions of prompts computed before a
-    step, and again within it.
+    the newcomer has its first token. So does a prompt, for one of less than half its length. rows: at most so many under
+    way. chunk: positions of prompts computed before a step, and again within it.
     With `patient`, for rows that nobody is waiting for one by one, rows enter in fewer and larger groups, and their
     prompts are all computed before the next step, which costs the same for more rows. pace: sets the number of threads
     as it goes. outside: is told first tokens at once, and asked who came.
@@ -93,7 +93,8 @@ class Loop:
         self._mixed: list[str | None] | None = None
         self._admission = Admission(self.waiting, parts.adapters, rows, patient)
         self._came = False  # whether anybody did since those who wait were last entered
-        self._left_within = 0  # positions of prompts that may still be computed within the step
+        self._left_over = 0  # positions of prompts that may still be computed before the step, or within it
+        self._longest: int | None = None  # tokens of a prompt that may be computed between two layers
 
     @property
     def under_way(self) -> list[Row]:
@@ -155,10 +156,10 @@ class Loop:
             row.done = True
         return waiting + under_way
 
-    def _enter(self) -> list[Row]:
-        """Let rows in; those that cannot enter ever."""
-        self._came = False
-        groups, gone = self._admission.admit(self.under_way)
+    def _enter(self, longest: int | None = None) -> list[Row]:
+        """Let rows in, with prompts of at most so many tokens; those that cannot enter ever."""
+        self._came = longest is not None
+        groups, gone = self._admission.admit(self.under_way, longest)
         for rows in groups:
             self._entering.append(Prefill(rows, self.parts.model, self._mix, self.parts.prefixes))
         return gone
@@ -166,12 +167,11 @@ class Loop:
     def _prefill(self) -> list[Row]:
         """Compute some positions of prompts; the rows that got their first token or failed, unless they were told."""
         changed: list[Row] = []
-        left = self.chunk
-        while self._entering and left > 0:
-            positions, begun = self._advance(self._entering[0], left)
-            left -= positions
-            self._join()
-            changed += self._told(begun)
+        self._left_over = self.chunk
+        while self._entering and self._left_over > 0:
+            begun = self._advance(self._entering[0])
+            failed = [row for row in self._join() if row not in begun]
+            changed += [*failed, *self._told(begun)]
         if not self.patient:
             self._entering.rotate(-1)  # a long prompt does not hold up a short one that came after it
         self._batch.drop_done()
@@ -184,23 +184,29 @@ class Loop:
             return []
         return rows
 
-    def _advance(self, group: Prefill, most: int) -> tuple[int, list[Row]]:
-        """Compute at most so many positions of a group that is entering.
+    def _advance(self, group: Prefill) -> list[Row]:
+        """Compute positions of a group that is entering, at most as many as are left over.
 
-        How many, all of them when it failed; and when it enters no more, the rows that got their first token or failed.
+        When it enters no more, the rows that got their first token or failed.
         """
         rows = [row for row in group.rows if not row.done]
-        between = self._look if self.outside else None
-        positions = (self._guarded(rows, partial(group.advance, most, between)) or most) if rows else 0
+        if rows:
+            overtaken, self._longest = self._longest, 0
+            if overtaken is None:
+                self._longest = max(len(row.prompt) for row in rows) // 2
+            most, between = self._left_over, self._interrupt if self.outside else None
+            used = self._guarded(rows, partial(group.advance, most, between)) or most
+            self._left_over -= used
+            self._longest = overtaken
         if rows and group.done:
             for row, token in zip(group.rows, group.tokens, strict=True):
                 if not row.done:
                     row.take(token, self.parts.stop)
             self._computed.append(group)
         elif not all(row.done for row in rows):
-            return positions, []
+            return []
         self._entering.remove(group)
-        return positions, rows
+        return rows
 
     def _join(self) -> list[Row]:
         """Put those whose prompts are computed into the batch; the rows that failed at that."""
@@ -212,24 +218,18 @@ class Loop:
         self._computed.clear()
         return failed
 
-    def _look(self) -> None:
-        """Between two layers: have whoever came in `waiting`."""
+    def _interrupt(self) -> None:
+        """Between two layers: enter whoever came, and compute their prompts before the others go on."""
         assert self.outside
         self._came |= self.outside.look()
-
-    def _interrupt(self) -> None:
-        """Between two layers of a step: enter whoever came, and compute their prompts before it goes on."""
-        self._look()
-        if not self._came or self._left_within <= 0:
+        if not self._came or self._left_over <= 0 or self._longest == 0:
             return
         known = set(self._entering)
-        self._told(self._enter())
+        self._told(self._enter(self._longest))
         mixed, additions = self._mixed, self.parts.mixer.additions
         for group in [group for group in self._entering if group not in known]:
-            while group in self._entering and self._left_within > 0:
-                positions, begun = self._advance(group, self._left_within)
-                self._left_within -= positions
-                self._told(begun)
+            while group in self._entering and self._left_over > 0:
+                self._told(self._advance(group))
         self._mixed, self.parts.mixer.additions = mixed, additions
 
     def _step(self) -> list[Row]:
@@ -237,7 +237,7 @@ class Loop:
         rows = self._batch.alive
         if not rows:
             return []
-        self._left_within = self.chunk
+        self._left_over = self.chunk
         tokens = self._guarded(rows, self._next_tokens)
         if tokens is None:  # the cache may have got half of the step
             self._batch.clear()

@@ -34,10 +34,7 @@ Parts = Sequence[tuple[slice, Tensor]]  # columns of the output, and the B that 
 
 @dataclass
 class Alone:
-    """One adapter for all rows: a [in, parts * ranks], and for each part B [ranks, out].
-
-    a lies as its transpose: one row is multiplied with it in 4 microseconds instead of 27 (4864 inputs, rank 8).
-    """
+    """One adapter for all rows: a [in, parts * ranks], and for each part B [ranks, out]."""
 
     a: Tensor
     b: Parts
@@ -311,7 +308,7 @@ def _alone(product: MixedLinear, adapter: Adapter) -> Alone | None:
         missing = ranks - adapter.a[name].shape[0]
         a.append(nn.functional.pad(adapter.a[name], (0, 0, 0, missing)))
         b.append((product.columns[part], nn.functional.pad(adapter.b[name], (0, missing)).t().contiguous()))
-    return Alone(torch.cat(a).t(), b)
+    return Alone(torch.cat(a).t().contiguous(), b)
 
 
 def _ranks(rank: int) -> int:

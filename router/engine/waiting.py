@@ -30,15 +30,15 @@ class Waiting:
         """The adapters that have rows here, in the order of their turns."""
         return list(self._of)
 
-    def take(self, most: int, may: Callable[[str | None], bool]) -> list[Row]:
-        """The next rows, at most so many. An adapter for which may(adapter) is false keeps its turn."""
+    def take(self, most: int, may: Callable[[Row], bool]) -> list[Row]:
+        """The next rows, at most so many. An adapter whose next row may not keeps its turn."""
         taken: list[Row] = []
         turns = deque(self._of)
         while turns and len(taken) < most:
             adapter = turns.popleft()
             rows = self._of[adapter]
             before = len(taken)
-            while rows and len(taken) < min(most, before + self.turn) and may(adapter):
+            while rows and len(taken) < min(most, before + self.turn) and may(rows[0]):
                 taken.append(rows.popleft())
             if not rows:
                 del self._of[adapter]

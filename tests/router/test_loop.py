@@ -93,6 +93,24 @@ def test_whoever_comes_within_a_turn_is_told_within_it_and_nobody_is_answered_ot
     assert len(crowd.told) == len(rows) and not any(row.error for row in rows)
 
 
+def test_short_prompts_overtake_long_ones(engine: Engine) -> None:
+    asked = [("x" * 300, "one", 5), ("hi", None, 5), ("y" * 290, None, 5), ("hi", "one", 5)]
+    alone = [engine.generate([request(*one)])[0].text for one in asked]
+    long, short, other, last = rows = [engine.row(request(*one)) for one in asked]
+    crowd = Crowd({0: [short, other], 1: [last]})
+    loop = crowd.loop = engine.loop(rows=8, chunk=512, outside=crowd)
+    loop.waiting.add(long)
+    loop.turn()
+    assert [row for row, *_ in crowd.told[:3]] == [
+        short,
+        last,
+        long,
+    ] and short.first < last.first < long.first
+    while loop.under_way or len(loop.waiting):
+        loop.turn()
+    assert [engine.chat.decode(row.written) for row in rows] == alone and len(crowd.told) == 4
+
+
 def test_no_more_is_computed_within_a_step_than_before_one(engine: Engine) -> None:
     talker, *others = (engine.row(request(text)) for text in ("hi", "x" * 200, "y" * 200, "z" * 200))
     crowd = Crowd({2: others})
