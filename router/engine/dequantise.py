@@ -13,7 +13,7 @@ from typing import Any
 
 from specialists.errors import Damaged, Unavailable
 
-from .wheels import bar
+from .progress import bar
 
 ROWS = 4096  # rows dequantised at a time: 15 MB of fp32 for a row of 896
 CONTROL, USER_DEFINED, NORMAL = 3, 4, 1  # token types of GGUF

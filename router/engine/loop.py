@@ -68,8 +68,8 @@ class Loop:
     """Rows from waiting to done. Every turn some prompts are computed, and then every row gets a token.
 
     Whoever comes while the others get theirs need not wait for it: the step stops between two layers, and goes on when
-    the newcomer has its first token. So does a prompt, for one of less than half its length. rows: at most so many under
-    way. chunk: positions of prompts computed before a step, and again within it.
+    the newcomer has its first token. So does a prompt, for one of less than half its length. rows: at most so many
+    under way. chunk: positions of prompts computed before a step, and again within it.
     With `patient`, for rows that nobody is waiting for one by one, rows enter in fewer and larger groups, and their
     prompts are all computed before the next step, which costs the same for more rows. pace: sets the number of threads
     as it goes. outside: is told first tokens at once, and asked who came.

@@ -17,7 +17,7 @@ from specialists.paths import cache
 from .base import Base
 from .lora import MixedLinear
 from .products import Int8, Plain, eight_bits
-from .wheels import bar
+from .progress import bar
 
 PRECISIONS = ("auto", "bf16", "int8")
 

@@ -1,12 +1,11 @@
-"""Requests from any thread, answered together: they join and leave the batch between two steps."""
+"""Requests from any thread, answered together: they join the batch, and leave it, while others are under way."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
 from types import TracebackType
 from typing import TypeVar
 
@@ -17,18 +16,16 @@ from specialists.errors import RouterError, Unavailable
 from .batch import Row
 from .engine import Engine
 from .loop import Failed, Loop
-from .request import Generation, Request
+from .request import Request
 from .stream import Stream
 from .threads import release
+from .ticket import OnDone, OnText, Ticket
 
 QUEUE = 256  # requests that may wait
 ROWS = 64  # requests under way at once
 CHUNK = 512  # positions of prompts computed between two steps: a quarter of a second on two cores
 POLL = 0.05  # seconds after which deadlines are looked at while adapters are read and nothing is under way
 
-Outcome = Generation | RouterError
-OnText = Callable[[str], None]
-OnDone = Callable[[Outcome], None]
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -40,72 +37,6 @@ class Busy(Unavailable):
 
 class Closed(Unavailable):
     """The scheduler takes no more requests."""
-
-
-class Ticket:
-    """A request that was taken. Iterating gives its text in pieces as they are written, for one reader."""
-
-    def __init__(
-        self,
-        row: Row,
-        stream: Stream,
-        wake: Callable[[], None],
-        on_text: OnText | None,
-        on_done: OnDone | None,
-    ):
-        self._row, self._stream, self._wake = row, stream, wake
-        self._on_text, self._on_done = on_text, on_done
-        self._read = on_text is not None
-        self._pieces: SimpleQueue[str | None] = SimpleQueue()
-        self._ended = threading.Event()
-        self._outcome: Outcome | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, one way or another."""
-        return self._ended.is_set()
-
-    def cancel(self) -> None:
-        """Not wanted any more: its row is free before the next step. Without effect once it has ended."""
-        self._row.cancelled = True
-        self._wake()
-
-    def result(self, timeout: float | None = None) -> Generation:
-        """The answer, waited for at most so many seconds.
-
-        Raises TimeoutError, or why there is none: Cancelled, Late, Failed, or what kept its adapter from being read.
-        """
-        if not self._ended.wait(timeout):
-            raise TimeoutError(f"not answered within {timeout} s")
-        assert self._outcome is not None
-        if isinstance(self._outcome, RouterError):
-            raise self._outcome
-        return self._outcome
-
-    def __iter__(self) -> Iterator[str]:
-        """Raises like `result` after the last piece."""
-        self._read = True
-        while (piece := self._pieces.get()) is not None:
-            yield piece
-        self._pieces.put(None)  # for whoever iterates again
-        self.result()
-
-    def tell(self) -> None:
-        """Give whoever reads what was written since; for the scheduler."""
-        if self._read and (text := self._stream.more(self._row.written, self._row.done)):
-            self._pieces.put(text)
-            if self._on_text is not None:
-                self._on_text(text)
-
-    def end(self, outcome: Outcome) -> None:
-        """Tell everyone how it ended; for the scheduler."""
-        if rest := self._stream.more(self._row.written, True):
-            self._pieces.put(rest)
-        self._outcome = outcome
-        self._pieces.put(None)
-        self._ended.set()
-        if self._on_done is not None:
-            self._on_done(outcome)
 
 
 class Scheduler:

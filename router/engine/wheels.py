@@ -20,10 +20,11 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from specialists.errors import Damaged, Unavailable
 from specialists.paths import cache
+
+from .progress import bar
 
 MANIFEST = "specialist-router.json"  # written last: a folder without it was never finished
 CHUNK = 1 << 20
@@ -226,11 +227,6 @@ def sha256(files: list[Path], *, copy_to: Callable[[bytes], object] | None = Non
                         copy_to(chunk)
                     progress.update(len(chunk))
     return digest.hexdigest()
-
-
-def bar(total: int, what: str, unit: str) -> tqdm[None]:
-    """A progress bar on stderr that stays away from work of less than a second."""
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, delay=1, leave=False, file=sys.stderr)
 
 
 def _fsync(path: Path) -> None:

@@ -11,7 +11,8 @@ from specialists.errors import RouterError
 from specialists.paths import stamp
 
 from ..engine.request import Generation, Request
-from ..engine.scheduler import QUEUE, ROWS, Scheduler, Ticket
+from ..engine.scheduler import QUEUE, ROWS, Scheduler
+from ..engine.ticket import Ticket
 from .backend import Load, Pieces, T
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from router.engine.engine import Engine
 from router.engine.loop import Cancelled, Late
-from router.engine.scheduler import Busy, Closed, Outcome, Scheduler
+from router.engine.scheduler import Busy, Closed, Scheduler
+from router.engine.ticket import Outcome
 from specialists.errors import BadInput
 
 from .conftest import NAMES, WAIT, Gate, ask

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from router.engine.engine import Engine
 from router.engine.loop import Cancelled
-from router.engine.scheduler import Outcome, Scheduler, Ticket
+from router.engine.scheduler import Scheduler
+from router.engine.ticket import Outcome, Ticket
 from specialists.errors import BadInput
 
 from .conftest import NAMES, QUESTIONS, WAIT, Gate, Make, ask
