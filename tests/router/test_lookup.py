@@ -55,9 +55,9 @@ class Counted:
         self.steps, self._logits = 0, model.logits
         model.logits = self
 
-    def __call__(self, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def __call__(self, ids: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
         self.steps += 1
-        return self._logits(ids, *rest)  # type: ignore[no-any-return]
+        return self._logits(ids, *rest, **more)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("any_model", [False, True])

@@ -210,10 +210,10 @@ def test_tokens_saved_are_tokens_not_computed(
         engine.add("one", tiny_adapter("one", scale=0.6))
         logits, positions = engine.model.logits, 0
 
-        def counted(ids: Any, *rest: Any, logits: Any = logits) -> Any:
+        def counted(ids: Any, *rest: Any, logits: Any = logits, **more: Any) -> Any:
             nonlocal positions
             positions += ids.numel()
-            return logits(ids, *rest)
+            return logits(ids, *rest, **more)
 
         monkeypatch.setattr(engine.model, "logits", counted)
         for question in QUESTIONS:
