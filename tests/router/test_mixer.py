@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from router.engine.additions import Alone, Gathered
 from router.engine.lora import Adapter, MixedLinear, wrap
-from router.engine.mixer import Alone, Gathered, Mixer
+from router.engine.mixer import Mixer
 
 RANKS = {"a": 1, "b": 8, "c": 5, "d": 9, "e": 20, "f": 8, "g": 2, "h": 8}
 LACKS = {"c": "up", "e": "down", "g": "gate"}  # a layer that an adapter leaves alone
