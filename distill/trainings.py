@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,14 @@ def side_by_side(
 def _begin(workers: int, lines: Any, lock: Any) -> None:
     """Begin a process of several: its share of the threads, and a line of its own for its progress."""
     global _line
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     _line = lines.get()
     tqdm.set_lock(lock)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that began it is gone, killed or not; checkpoints are whole at any time."""
+    if parent := parent_process():
+        wait([parent.sentinel])
+        os._exit(1)
