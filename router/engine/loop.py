@@ -94,7 +94,8 @@ class Loop:
         self._admission = Admission(self.waiting, parts.adapters, rows, patient)
         self._came = False  # whether anybody did since those who wait were last entered
         self._left_over = 0  # positions of prompts that may still be computed before the step, or within it
-        self._longest: int | None = None  # tokens of a prompt that may be computed between two layers
+        # tokens of a prompt that may be computed between two layers of what is computed now; 0: none, None: of any
+        self._longest: int | None = None
 
     @property
     def under_way(self) -> list[Row]:

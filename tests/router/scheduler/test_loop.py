@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from router.engine.base import find_base
 from router.engine.batch import Row
 from router.engine.engine import Engine
 from router.engine.loop import Failed
-from router.engine.request import Request
 
-Make = Callable[..., Path]
+from .conftest import ask
+
 ASKED = [("hi", "one", 9), ("x", None, 9), ("what is that?", "two", 9), ("y", "one", 1), ("hi", "two", 3)]
-
-
-@pytest.fixture
-def engine(tiny_base: Path, tiny_adapter: Make) -> Engine:
-    engine = Engine(find_base(str(tiny_base)), dtype="float32")
-    engine.add("one", tiny_adapter("one", scale=0.6))
-    engine.add("two", tiny_adapter("two", rank=2, scale=0.9))
-    return engine
 
 
 class Crowd:
@@ -46,15 +35,11 @@ class Crowd:
         return bool(come)
 
 
-def request(text: str, adapter: str | None = None, most: int = 50) -> Request:
-    return Request([{"role": "user", "content": text}], adapter, most)
-
-
 def test_first_tokens_are_told_one_by_one_and_before_the_others_step(engine: Engine) -> None:
     crowd = Crowd()
     loop = engine.loop(rows=8, chunk=512, outside=crowd)
     short, long, last = (
-        engine.row(request(text, most=most)) for text, most in (("hi", 50), ("x" * 300, 50), ("y", 1))
+        engine.row(ask(text, most=most)) for text, most in (("hi", 50), ("x" * 300, 50), ("y", 1))
     )
     for row in (short, long, last):
         loop.waiting.add(row)
@@ -70,8 +55,8 @@ def test_first_tokens_are_told_one_by_one_and_before_the_others_step(engine: Eng
 def test_whoever_comes_within_a_turn_is_told_within_it_and_nobody_is_answered_otherwise(
     engine: Engine, look: int, already: int
 ) -> None:
-    alone = [engine.generate([request(*one)])[0].text for one in ASKED]
-    rows = [engine.row(request(*one)) for one in ASKED]
+    alone = [engine.generate([ask(*one)])[0].text for one in ASKED]
+    rows = [engine.row(ask(*one)) for one in ASKED]
     crowd = Crowd({look: rows[already:]})
     loop = crowd.loop = engine.loop(rows=8, chunk=512, outside=crowd)
     for row in rows:  # their adapters are in memory
@@ -95,8 +80,8 @@ def test_whoever_comes_within_a_turn_is_told_within_it_and_nobody_is_answered_ot
 
 def test_short_prompts_overtake_long_ones(engine: Engine) -> None:
     asked = [("x" * 300, "one", 5), ("hi", None, 5), ("y" * 290, None, 5), ("hi", "one", 5)]
-    alone = [engine.generate([request(*one)])[0].text for one in asked]
-    long, short, other, last = rows = [engine.row(request(*one)) for one in asked]
+    alone = [engine.generate([ask(*one)])[0].text for one in asked]
+    long, short, other, last = rows = [engine.row(ask(*one)) for one in asked]
     crowd = Crowd({0: [short, other], 1: [last]})
     loop = crowd.loop = engine.loop(rows=8, chunk=512, outside=crowd)
     loop.waiting.add(long)
@@ -112,7 +97,7 @@ def test_short_prompts_overtake_long_ones(engine: Engine) -> None:
 
 
 def test_no_more_is_computed_within_a_step_than_before_one(engine: Engine) -> None:
-    talker, *others = (engine.row(request(text)) for text in ("hi", "x" * 200, "y" * 200, "z" * 200))
+    talker, *others = (engine.row(ask(text, most=50)) for text in ("hi", "x" * 200, "y" * 200, "z" * 200))
     crowd = Crowd({2: others})
     loop = crowd.loop = engine.loop(rows=8, chunk=256, outside=crowd)
     loop.waiting.add(talker)
@@ -128,8 +113,8 @@ def test_no_more_is_computed_within_a_step_than_before_one(engine: Engine) -> No
 def test_who_comes_within_a_step_and_fails_takes_nobody_along(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (alone,) = engine.generate([request("hi", "one", 6)])
-    row, other = engine.row(request("hi", "one", 6)), engine.row(request("x", None, 6))
+    (alone,) = engine.generate([ask("hi", "one", 6)])
+    row, other = engine.row(ask("hi", "one", 6)), engine.row(ask("x", None, 6))
     crowd = Crowd({3: [other]})  # a prompt's two layers, and one of a step's
     loop = crowd.loop = engine.loop(rows=8, chunk=512, outside=crowd)
     logits = engine.model.logits
