@@ -132,6 +132,8 @@ class Engine:
                     self.residency.wait_any(row.adapter for row in loop.waiting.rows())
         finally:
             loop.abandon(Cancelled("Another request of the same call failed."))
+            if pace:
+                pace.give_back()
         return [results[i] for i in range(len(rows))]
 
     def loop(

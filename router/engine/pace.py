@@ -41,16 +41,30 @@ class Pace:
         self._wall, self._own, self._idle, self._use = wall, own, idle, use
         self._patience = PATIENCE
         self._changed = -LONGEST
+        self._given_back = False
         self.rest()
 
     def rest(self) -> None:
         """Nothing is multiplied for a while: what is measured begins anew."""
         self._since: tuple[float, float, float] | None = None
 
+    def give_back(self) -> None:
+        """Let what else this thread multiplies, like a training, have all threads until the next look.
+
+        Threads that begin get the number that was set last, by whomever.
+        """
+        self.rest()
+        if self.threads < self.most and not self._given_back:
+            self._given_back = True
+            self._use(self.most)
+
     def look(self) -> None:
         """To be called between two steps; does nothing most of the time."""
         if self.most == 1:
             return
+        if self._given_back:
+            self._given_back = False
+            self._use(self.threads)
         now = self._wall()
         if self._since is None:
             self._since = now, self._own(), self._idle()

@@ -172,6 +172,8 @@ class Scheduler:
                 with self._wake:  # all that is left waits for adapters
                     self._wake.wait_for(lambda: self._news, POLL)
         self.engine.residency.on_change = lambda: None
+        if self.engine.pace:
+            self.engine.pace.give_back()
         self.engine.owner = None
 
     def _await_work(self) -> bool:

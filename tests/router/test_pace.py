@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.engine.base import find_base
+from router.engine.engine import Engine
 from router.engine.pace import LONGEST, Pace
+from router.engine.request import Request
+from router.engine.scheduler import Scheduler
 
 
 @dataclass
@@ -92,6 +100,26 @@ def test_a_rest_is_not_counted() -> None:
     assert machine.set == []
 
 
+def test_what_is_given_back_is_taken_up_where_it_was_left() -> None:
+    machine = Machine(others=1)
+    pace = machine.pace()
+    machine.run(pace, 2)
+    pace.give_back()
+    pace.give_back()
+    assert machine.set[-1] == 2
+    machine.run(pace, 1)
+    assert machine.set == [1, 2, 1] and pace.threads == 1
+
+
+def test_all_threads_given_back_are_no_change() -> None:
+    machine = Machine()
+    pace = machine.pace()
+    machine.run(pace, 2)
+    pace.give_back()
+    machine.run(pace, 2)
+    assert machine.set == []
+
+
 @given(
     st.integers(1, 16),
     st.lists(st.tuples(st.floats(0, 20), st.floats(0, 5), st.floats(0.01, 20)), max_size=40),
@@ -107,3 +135,31 @@ def test_there_is_always_one_and_never_more_than_at_first(
     assert all(1 <= threads <= processors for threads in machine.set) and 1 <= pace.threads <= processors
     if processors == 1:
         assert machine.set == []
+
+
+@pytest.fixture
+def crowded(tiny_base: Path) -> Iterator[Engine]:
+    """An engine of two threads where others want all processors: it goes on with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    machine = Machine(others=9)
+    engine = Engine(find_base(str(tiny_base)), dtype="float32")
+    engine.pace = Pace(2, lambda: machine.wall, lambda: machine.own, lambda: machine.idle)
+    machine.run(engine.pace, 2)
+    yield engine
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_an_engine_that_is_done_leaves_all_threads_to_the_next(crowded: Engine, scheduled: bool) -> None:
+    """A training after it would else go on with one thread, slower, and round otherwise than alone."""
+    request, seen = Request([{"role": "user", "content": "hi"}], None, 8), []
+    if scheduled:
+        with Scheduler(crowded) as scheduler:
+            scheduler.submit(request, lambda _: seen.append(torch.get_num_threads())).result()
+    else:
+        crowded.generate([request], lambda *_: seen.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 2
+    assert set(seen) == {1}
+    with ThreadPoolExecutor(1) as new:
+        assert new.submit(torch.get_num_threads).result() == 2
