@@ -16,7 +16,8 @@ from torch.nn.functional import linear
 
 from router.engine.packed import can_pack, multiply, pack
 from router.engine.precision import resolve
-from router.engine.products import Int8, eight_bits
+from router.engine.products import Product as Weights
+from router.engine.products import eight_bits, int8
 
 PACKED_FOR = 512  # rows that packed weights are laid out for
 ROWS = 256  # rows of logits made at once: 75 MB in bf16 for Qwen's vocabulary
@@ -108,9 +109,9 @@ class Frozen8:
         return self._back(g)
 
 
-def _int8(weight: Tensor, bias: Tensor | None = None) -> Int8:
+def _int8(weight: Tensor, bias: Tensor | None = None) -> Weights:
     short, scale = eight_bits(weight.detach().contiguous())
-    return Int8([short], [scale], None if bias is None else bias.detach())
+    return int8([short], [scale], None if bias is None else bias.detach())
 
 
 @lru_cache(maxsize=4)

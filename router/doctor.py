@@ -17,6 +17,7 @@ from specialists.errors import RouterError, Unavailable
 from specialists.paths import cache, home
 
 from .engine.base import DEFAULT_BASE, INSTALL, Base, find_base, find_encoder
+from .engine.compiler import compiler
 from .engine.wheels import WHEELS, NotYet, parts
 from .settings import setting
 
@@ -167,6 +168,13 @@ def _processor() -> Iterator[Finding]:
     yield Finding("cpu", True, f"{os.cpu_count()} cores, {platform.machine()}, {detail}")
 
 
+def _compiler() -> Iterator[Finding]:
+    found = compiler() if sys.platform == "linux" else None
+    detail = f"{found}: products in 8 bits and adapters are compiled at first use" if found else "none found"
+    fix = None if found or sys.platform != "linux" else "install gcc: decoding is then half as fast again"
+    yield Finding("compiler", True, detail, fix)
+
+
 def _gpu() -> Iterator[Finding]:
     """What the driver lists. Asking torch would take seconds, so its build is read from its version."""
     tool = shutil.which("nvidia-smi")
@@ -200,4 +208,16 @@ def _accounts() -> Iterator[Finding]:
     yield Finding("anthropic key", True, detail)
 
 
-_LOOKS = (_python, _libraries, _base, _encoder, _specialists, _folders, _memory, _processor, _gpu, _accounts)
+_LOOKS = (
+    _python,
+    _libraries,
+    _base,
+    _encoder,
+    _specialists,
+    _folders,
+    _memory,
+    _processor,
+    _compiler,
+    _gpu,
+    _accounts,
+)

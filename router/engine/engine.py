@@ -15,6 +15,7 @@ from .batch import Row
 from .chat import open_chat
 from .device import choose
 from .guesses import Guesses
+from .kernels import KINDS, load
 from .loop import Cancelled, Loop, Outside, Parts
 from .lora import shapes, wrap
 from .mixer import Mixer
@@ -65,7 +66,8 @@ class Engine:
         self.pace = Pace() if self.device.type == "cpu" else None
         self._guesses = Guesses(self.chat)
         self.owner: object | None = None  # the scheduler that generates
-        self._mixer = Mixer(self.layers, self.residency.resident)
+        kernels = load() if self.device.type == "cpu" and self.model.dtype in KINDS else None
+        self._mixer = Mixer(self.layers, self.residency.resident, kernels)
         self._stop = self.model.stop | {self.chat.stop}
 
     @property

@@ -19,7 +19,10 @@ from .products import Packed, Plain, Product
 
 @dataclass(frozen=True)
 class Adapter:
-    """The tensors of one adapter by module name: A [rank, in] and B [out, rank] with the scale already in B."""
+    """The tensors of one adapter by module name: A [rank, in] and B [out, rank] with the scale already in B.
+
+    B lies in memory by ranks, the way it is read when it is multiplied.
+    """
 
     a: Mapping[str, Tensor]
     b: Mapping[str, Tensor]
@@ -46,7 +49,8 @@ def read_adapter(
     a, b = {}, {}
     for module, (_, scale) in info.modules.items():
         a[module] = tensors[f"base_model.model.{module}.lora_A.weight"].to(device, dtype)
-        b[module] = (tensors[f"base_model.model.{module}.lora_B.weight"].float() * scale).to(device, dtype)
+        scaled = tensors[f"base_model.model.{module}.lora_B.weight"].float() * scale
+        b[module] = scaled.to(device, dtype).t().contiguous().t()
     return Adapter(a, b)
 
 

@@ -1,79 +1,43 @@
-"""Many LoRA adapters over one base, gathered in one forward: where each lies, and which a batch uses.
-
-The adapters that a batch needs lie side by side, those of like rank in one stack: for every product of the base A
-[places, parts * ranks, in], and B [places, ranks, out] for each linear layer it stands for (additions.py multiplies
-with them). A batch of one adapter, such as every prefill, multiplies its own tensors.
-"""
+"""Many LoRA adapters over one base in one forward: every product is told which rows use which adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Protocol
 
-import torch
-from torch import Tensor
-
-from .additions import Alone, Gathered, Parts, alone, seated
+from .in_place import InPlaceAdapters
+from .kernels import Kernels
 from .lora import Adapter, Addition, MixedLinear
-
-LEAST_RANKS = 8  # of a stack; then 16, 32, ...
-JOINED = (
-    2048  # columns of a product up to which its layers' B are one, zeros elsewhere: fewer, larger products
-)
-PLACES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # adapters there is room for in a stack; beyond, steps of 64
+from .stacks import Stacks
 
 
-@dataclass(frozen=True)
-class _Room:
-    """Of one product for the adapters of a stack: A [places, parts * ranks, in], and B as it is multiplied.
+class Gather(Protocol):
+    """A way of bringing rows and their adapters together."""
 
-    pieces: of B, [places, ranks, out] of each part.
-    """
+    def additions(self, names: Sequence[str | None]) -> list[Addition | None]:
+        """What every product adds when row i uses adapter names[i], None for the bare base; one at least is named."""
+        ...
 
-    a: Tensor
-    b: Parts
-    pieces: Sequence[Tensor]
-
-
-@dataclass
-class _Stack:
-    """Adapters of up to so many ranks, side by side."""
-
-    ranks: int
-    capacity: int = 0
-    places: dict[str, int] = field(default_factory=dict)
-    rooms: dict[int, _Room] = field(default_factory=dict)  # by product
-
-    def free(self) -> int | None:
-        """The first place that is nobody's; None when there is none."""
-        taken = set(self.places.values())
-        return next((place for place in range(self.capacity) if place not in taken), None)
+    def forget(self, name: str) -> None:
+        """Drop what was laid out for an adapter, because it was replaced or removed."""
+        ...
 
 
 class Mixer:
-    """Sets every product for the adapters of a batch, given by each row's adapter, None for the bare base.
+    """Sets every product for the adapters of a batch. kernels: None where torch's operations are to do it."""
 
-    Adapters that leave a batch keep their place until it is needed or most places are unused, so a request that joins
-    or ends moves at most one adapter.
-    """
-
-    def __init__(self, layers: Mapping[str, MixedLinear], adapters: Mapping[str, Adapter]) -> None:
+    def __init__(
+        self, layers: Mapping[str, MixedLinear], adapters: Mapping[str, Adapter], kernels: Kernels | None
+    ) -> None:
         self.products = list(dict.fromkeys(layers.values()))
-        self.adapters = adapters
-        self._stacks: dict[int, _Stack] = {}  # by ranks
-        self._one: str | None = None  # the adapter that `_alone` was made for
-        self._alone: list[Alone | None] = []
+        self._gather: Gather = (
+            InPlaceAdapters(self.products, adapters, kernels) if kernels else Stacks(self.products, adapters)
+        )
 
     def set(self, names: Sequence[str | None]) -> None:
-        """Make the next forwards treat row i with adapter names[i]."""
-        present = sorted({name for name in names if name is not None})
-        if not present:
-            for product in self.products:
-                product.addition = None
-        elif len(set(names)) == 1:
-            self._set_one(present[0])
-        else:
-            self._set_many(names, present)
+        """Make the next forwards treat row i with adapter names[i], None for the bare base."""
+        bare = all(name is None for name in names)
+        self.additions = [None] * len(self.products) if bare else self._gather.additions(names)
 
     @property
     def additions(self) -> list[Addition | None]:
@@ -87,91 +51,4 @@ class Mixer:
 
     def forget(self, name: str) -> None:
         """Drop what was laid out for an adapter, because it was replaced or removed."""
-        if self._one == name:
-            self._one, self._alone = None, []
-        for stack in self._stacks.values():
-            stack.places.pop(name, None)
-
-    def _set_one(self, name: str) -> None:
-        if self._one != name:
-            self._alone = [alone(product, self.adapters[name]) for product in self.products]
-            self._one = name
-        self.additions = self._alone
-
-    def _set_many(self, names: Sequence[str | None], present: Sequence[str]) -> None:
-        by_ranks: dict[int, list[str]] = {}
-        for name in present:
-            by_ranks.setdefault(_ranks(self.adapters[name].rank), []).append(name)
-        device = next(iter(self.adapters[present[0]].a.values())).device
-        taken = []
-        for ranks, some in by_ranks.items():
-            stack = self._placed(ranks, some)
-            taken.append((seated(names, stack.places, some, device), stack))
-        for index, product in enumerate(self.products):
-            found = [
-                (seats, room.a, room.b)
-                for seats, stack in taken
-                if (room := stack.rooms.get(index)) is not None
-            ]
-            product.addition = Gathered(len(names), found) if found else None
-
-    def _placed(self, ranks: int, present: Sequence[str]) -> _Stack:
-        """The stack of so many ranks with a place for every adapter of a batch, moving as few as can be."""
-        stack = self._stacks.get(ranks)
-        if stack is None or 2 * _capacity(len(present)) < stack.capacity or len(present) > stack.capacity:
-            stack = self._stacks[ranks] = _Stack(ranks, _capacity(len(present)))
-        for name in present:
-            if name in stack.places:
-                continue
-            if (place := stack.free()) is None:
-                stack.places = {other: at for other, at in stack.places.items() if other in present}
-                place = stack.free()
-                assert place is not None
-            self._write(stack, name, place)
-            stack.places[name] = place
-        return stack
-
-    def _write(self, stack: _Stack, name: str, place: int) -> None:
-        adapter = self.adapters[name]
-        some = next(iter(adapter.a.values()))
-        kind = torch.float32 if some.device.type == "cpu" else some.dtype
-        for index, product in enumerate(self.products):
-            room = stack.rooms.get(index)
-            if room is None and not any(module in adapter.a for module in product.names):
-                continue
-            if room is None:
-                room = stack.rooms[index] = _room(product, stack, some.new_zeros(0, dtype=kind))
-            for part, module in enumerate(product.names):
-                a = room.a[place, part * stack.ranks : (part + 1) * stack.ranks]
-                b = room.pieces[part][place]
-                own = adapter.a[module].shape[0] if module in adapter.a else 0
-                a[own:] = 0
-                b[own:] = 0
-                if own:
-                    a[:own] = adapter.a[module]
-                    b[:own] = adapter.b[module].t()
-
-
-def _room(product: MixedLinear, stack: _Stack, like: Tensor) -> _Room:
-    """Zeros for the adapters of a stack."""
-    ranks, outside, parts = stack.ranks, product.columns[-1].stop, range(len(product.names))
-    a = like.new_zeros(stack.capacity, len(parts) * ranks, product.shapes[0][1])
-    if outside <= JOINED:
-        whole = like.new_zeros(stack.capacity, len(parts) * ranks, outside)
-        pieces = [whole[:, i * ranks : (i + 1) * ranks, product.columns[i]] for i in parts]
-        return _Room(a, [(slice(0, outside), whole)], pieces)
-    pieces = [like.new_zeros(stack.capacity, ranks, product.shapes[i][0]) for i in parts]
-    return _Room(a, list(zip(product.columns, pieces, strict=True)), pieces)
-
-
-def _ranks(rank: int) -> int:
-    """The ranks of the stack for an adapter of that rank."""
-    ranks = LEAST_RANKS
-    while ranks < rank:
-        ranks *= 2
-    return ranks
-
-
-def _capacity(count: int) -> int:
-    """The places made for so many adapters."""
-    return next((places for places in PLACES if places >= count), -(-count // 64) * 64)
+        self._gather.forget(name)

@@ -16,7 +16,7 @@ from specialists.paths import cache
 
 from .base import Base
 from .lora import MixedLinear
-from .products import Int8, Plain, eight_bits
+from .products import Plain, eight_bits, int8
 from .progress import bar
 
 PRECISIONS = ("auto", "bf16", "int8")
@@ -81,7 +81,7 @@ def _read(path: Path, products: list[MixedLinear]) -> None:
         ) as file:  # opened each time, so that what was read does not stay mapped
             weights = [file.get_tensor(f"{name}.weight") for name in product.names]
             scales = [file.get_tensor(f"{name}.scale") for name in product.names]
-        made.append(Int8(weights, scales, product.product.bias))
+        made.append(int8(weights, scales, product.product.bias))
     for product, eight in zip(products, made, strict=True):
         product.product = eight
 

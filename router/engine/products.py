@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .kernels import Kernels, load
 from .packed import multiply, pack
 
 PACKED_FOR = 64  # rows that packed weights are laid out for: those of a step of a full batch
@@ -68,13 +69,11 @@ class Int8:
     exactly: signed ones it multiplies with AMX only, and elsewhere by a reference loop 600 times as slow.
     """
 
-    def __init__(self, weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None) -> None:
-        """weights [out, in] int8 and scales [out] float32 of each layer."""
-        whole = weights[0] if len(weights) == 1 else torch.cat(list(weights))
-        self.weight: Tensor = torch.ops.onednn.qlinear_prepack(whole, None)
-        self.scale = torch.cat(list(scales))
-        self.zero = torch.zeros(len(whole), dtype=torch.int64)
-        self.bias = None if bias is None else bias.float()
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        """weight [out, in] int8, scale [out] float32."""
+        self.weight: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
+        self.scale, self.bias = scale, bias
+        self.zero = torch.zeros(len(weight), dtype=torch.int64)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Product."""
@@ -86,6 +85,29 @@ class Int8:
         )
         y.mul_(scale)
         return y if self.bias is None else y.add_(self.bias)
+
+
+class Int8Compiled:
+    """The same to the bit, by the compiled loops: 1.2 to 1.5 times as fast."""
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, kernels: Kernels) -> None:
+        """See Int8."""
+        self.kernels, self.scale, self.bias = kernels, scale, bias
+        self.weight, self.sums = kernels.pack(weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Product."""
+        return self.kernels.multiply(x.contiguous(), self.weight, self.sums, self.scale, self.bias)
+
+
+def int8(weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None) -> Product:
+    """The product of layers in 8 bits: weights [out, in] and scales [out] float32 of each, as `eight_bits` gives."""
+    weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
+    scale, bias = torch.cat(list(scales)), None if bias is None else bias.float().contiguous()
+    kernels = load()
+    if kernels and kernels.multiplies:
+        return Int8Compiled(weight, scale, bias, kernels)
+    return Int8(weight, scale, bias)
 
 
 def eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ def test_everything_of_a_forward_is_where_the_weights_are(tiny_base: Path, names
             )
             for name, rank in (("one", 8), ("two", 4))
         }
-        Mixer(layers, adapters).set(names)
+        Mixer(layers, adapters, None).set(names)
         cache = model.empty_cache()
         ids = torch.ones(ROWS, TIME, dtype=torch.long)
         scores = model.logits(ids, _seen(TIME), cache)

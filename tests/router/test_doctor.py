@@ -111,6 +111,15 @@ def test_processor(base: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
     assert said in named("cpu").detail
 
 
+@pytest.mark.parametrize(("has", "fix"), [("/usr/bin/gcc", False), (None, True)])
+def test_compiler(base: Path, monkeypatch: pytest.MonkeyPatch, has: str | None, fix: bool) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("shutil.which", lambda name: has)
+    finding = named("compiler")
+    assert finding.ok and bool(finding.fix) == fix and (has or "none found") in finding.detail
+
+
 def test_gpu(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.parent.mkdir()

@@ -11,6 +11,7 @@ import torch
 
 from router.engine.base import find_base
 from router.engine.engine import Engine
+from router.engine.kernels import load
 from router.engine.mixer import Mixer
 
 QUESTIONS = ["hi", "a somewhat longer question, is it not?", "x", "middling length here"]
@@ -25,15 +26,21 @@ NAMES = ["one", None, "two", "one"]
     ],  # of the largest score: float32 sums, and steps of bf16 at its size
 )
 @pytest.mark.parametrize("names", [NAMES, ["one"] * 4, [None] * 4])
+@pytest.mark.parametrize("kernels", [True, False])
 def test_scores_are_those_of_peft(
-    tiny_base: Path, tiny_adapter: Callable[..., Path], dtype: str, most: float, names: list[str | None]
+    tiny_base: Path,
+    tiny_adapter: Callable[..., Path],
+    dtype: str,
+    most: float,
+    names: list[str | None],
+    kernels: bool,
 ) -> None:
     folders = {"one": tiny_adapter("one", scale=0.2), "two": tiny_adapter("two", rank=2, scale=0.2)}
     engine = Engine(find_base(str(tiny_base)), dtype=dtype)
     for name, folder in folders.items():
         engine.add(name, folder)
     keys = {name: engine.adapters[name] for name in folders}
-    mixer = Mixer(engine.layers, engine.residency.resident)
+    mixer = Mixer(engine.layers, engine.residency.resident, load() if kernels else None)
     prompts = [engine.chat.prompt_ids([{"role": "user", "content": text}]) for text in QUESTIONS]
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])

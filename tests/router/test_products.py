@@ -1,12 +1,16 @@
 """Products with frozen weights: what they come to, and that none of them is slow on any processor."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from router.engine.kernels import load
 from router.engine.precision import can_multiply
-from router.engine.products import Int8, Plain, eight_bits
+from router.engine.products import Int8, Int8Compiled, Plain, Product, eight_bits, int8
 
 if not can_multiply():
     pytest.skip("this processor does not multiply in 8 bits", allow_module_level=True)
@@ -17,9 +21,26 @@ def layer(inside: int, outside: int) -> torch.nn.Linear:
     return torch.nn.Linear(inside, outside)
 
 
-def in_eight_bits(linear: torch.nn.Linear) -> Int8:
+def in_eight_bits(linear: torch.nn.Linear) -> Product:
     weight, scale = eight_bits(linear.weight.detach())
-    return Int8([weight], [scale], Plain([linear]).bias)
+    return int8([weight], [scale], Plain([linear]).bias)
+
+
+@pytest.mark.skipif(not ((kernels := load()) and kernels.multiplies), reason="there are no such kernels here")
+@given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 140), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+@torch.inference_mode()
+def test_kernels_round_as_torch_does_to_the_bit(
+    rows: int, inside: int, outside: int, bf16: bool, bias: bool
+) -> None:
+    linear = torch.nn.Linear(inside, outside, bias=bias)
+    weight, scale = eight_bits(linear.weight)
+    x = torch.randn(rows, inside) * torch.logspace(-3, 3, rows)[:, None]
+    x[0] = 0
+    x = x.bfloat16() if bf16 else x
+    ours = in_eight_bits(linear)
+    assert isinstance(ours, Int8Compiled)
+    assert torch.equal(ours(x), Int8(weight, scale, linear.bias)(x))
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64])
@@ -48,7 +69,7 @@ def test_eight_bits_are_no_slower_than_thirty_two() -> None:
     linear = layer(896, 4864)
     eight, x = in_eight_bits(linear), torch.randn(16, 896)
 
-    def seconds(product: torch.nn.Linear | Int8) -> float:
+    def seconds(product: Callable[[torch.Tensor], torch.Tensor]) -> float:
         product(x)
         begun = time.perf_counter()
         product(x)
