@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from .lora import Adapter, MixedLinear
+from .lora import Adapter, Addition, MixedLinear
 
 # On a CPU thin products are fastest in float32, of few rows with the layers of one input as one (docs/engine.md). Many
 # rows of one adapter go faster in bf16 with AMX.
@@ -26,7 +26,7 @@ Parts = Sequence[tuple[slice, Tensor]]  # columns of the output, and the B that 
 
 
 @dataclass
-class Alone:
+class Alone(Addition):
     """One adapter for all rows: a [in, parts * ranks], and for each part B [ranks, out]."""
 
     a: Tensor
@@ -140,7 +140,7 @@ def seated(
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Gathered(Addition):
     """Adapters for `rows` rows, of as many stacks as there are ranks: seats, A and parts of each."""
 
     rows: int

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .kernels import Batch, Kernels
 from .lora import Adapter, Addition, MixedLinear
+from .products import Int8Compiled, Product
 
 _PART = np.dtype(  # part_t of kernels.c
     [("a", "u8"), ("b", "u8"), ("rank", "i4"), ("start", "i4"), ("width", "i4"), ("unused", "i4")]
@@ -55,7 +56,7 @@ class _Mix:
 
 
 @dataclass(frozen=True)
-class InPlace:
+class InPlace(Addition):
     """What a batch's adapters add to one product, whose parts in every table are `parts` from `first`."""
 
     mix: _Mix
@@ -65,8 +66,16 @@ class InPlace:
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """See Addition."""
         mix = self.mix
-        scratch = mix.scratch.of(len(x) * self.parts * mix.batch.ranks)
-        mix.kernels.add_lora(y, x.contiguous(), mix.batch, self.first, self.parts, scratch)
+        mix.kernels.add_lora(y, x.contiguous(), mix.batch, self.first, self.parts, self._scratch(x))
+
+    def added(self, product: Product, x: Tensor) -> Tensor:
+        """See Addition; in one call where that is possible."""
+        if not isinstance(product, Int8Compiled):
+            return super().added(product, x)
+        return product.with_adapters(x, self.mix.batch, self.first, self.parts, self._scratch(x))
+
+    def _scratch(self, x: Tensor) -> Tensor:
+        return self.mix.scratch.of(len(x) * self.parts * self.mix.batch.ranks)
 
 
 class InPlaceAdapters:

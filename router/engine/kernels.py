@@ -11,7 +11,7 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
-from ctypes import c_int, c_int32, c_long, c_void_p
+from ctypes import c_float, c_int, c_int32, c_long, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -24,12 +24,14 @@ from .compiler import CannotCompile, compiled
 
 SOURCES = Path(__file__).parent / "c"
 VARIABLE = "ROUTER_KERNELS"
+LANES = 16  # numbers of a vector, as in vectors.h
+WIDEST = 128  # head that is attended with, as in decode.c
 OUT = 64  # outputs that are multiplied together, as in eight_bits.c
 KINDS = (torch.float32, torch.bfloat16)  # of tensors
 
 
 class Batch(ctypes.Structure):
-    """batch_t of lora.c: which rows use which adapter's tensors."""
+    """batch_t of lora.h: which rows use which adapter's tensors."""
 
     _fields_ = (
         ("ends", c_void_p),
@@ -51,13 +53,19 @@ class Kernels:
         self._add = library.add_lora
         self._add.argtypes = [c_void_p, c_int, c_void_p, c_int, c_long, c_long, c_long]
         self._add.argtypes += [c_void_p, c_int, c_int, c_void_p]
-        self._add.restype = None
+        self._norm, self._gated, self._attend = library.normalise, library.gated, library.attend
+        self._norm.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_void_p, c_int, c_float]
+        self._gated.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long]
+        self._attend.argtypes = [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]
+        self._attend.argtypes += [c_long] * 7 + [c_float, c_void_p]
+        for function in (self._add, self._norm, self._gated, self._attend):
+            function.restype = None
         self.multiplies = hasattr(library, "multiply_eight_bits")  # this processor, in 8 bits
         if self.multiplies:
             self._pack, self._multiply = library.pack_eight_bits, library.multiply_eight_bits
             self._pack.argtypes = [c_void_p, c_long, c_long, c_void_p, c_void_p]
             self._multiply.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_long]
-            self._multiply.argtypes += [c_void_p, c_void_p, c_void_p, c_void_p, c_void_p]
+            self._multiply.argtypes += [c_void_p] * 6 + [c_int, c_int, c_void_p]
             self._pack.restype = self._multiply.restype = None
 
     def add_lora(self, y: Tensor, x: Tensor, batch: Batch, first: int, parts: int, scratch: Tensor) -> None:
@@ -72,6 +80,48 @@ class Kernels:
             ctypes.byref(batch), first, parts, scratch.data_ptr(),
         )  # fmt: skip
 
+    def normalise(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMSNorm of x [..., width] by weight [width], width a multiple of LANES."""
+        x = x.contiguous()
+        halves = x.dtype == torch.bfloat16, weight.dtype == torch.bfloat16
+        y = torch.empty_like(x, dtype=torch.bfloat16 if all(halves) else torch.float32)
+        width = len(weight)
+        self._norm(
+            y.data_ptr(),
+            x.data_ptr(),
+            halves[0],
+            x.numel() // width,
+            width,
+            weight.data_ptr(),
+            halves[1],
+            eps,
+        )
+        return y
+
+    def gated(self, x: Tensor) -> Tensor:
+        """silu(gate) * up [..., width] of gate and up beside each other [..., 2 width], width a multiple of LANES."""
+        x = x.contiguous()
+        width = x.shape[-1] // 2
+        y = x.new_empty(*x.shape[:-1], width)
+        self._gated(y.data_ptr(), x.data_ptr(), x.dtype == torch.bfloat16, x.numel() // (2 * width), width)
+        return y
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        """What one position of each row attends to: q [rows, heads, size], like what is returned.
+
+        k, v [rows, groups, positions, size] of the same type, whose last two dimensions are contiguous; seen [rows,
+        positions] bool, None for everywhere. size: a multiple of LANES, at most WIDEST.
+        """
+        rows, groups, positions, size = k.shape
+        y, q = torch.empty(q.shape, dtype=k.dtype), q.float().contiguous()
+        scores = torch.empty(q.shape[1] * rows * (-(-positions // LANES) * LANES))
+        self._attend(
+            y.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr(), k.dtype == torch.bfloat16,
+            None if seen is None else seen.data_ptr(), rows, groups, q.shape[1] // groups, positions, size,
+            k.stride(0), k.stride(1), size**-0.5, scores.data_ptr(),
+        )  # fmt: skip
+        return y
+
     def pack(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """weight [out, in] int8 for `multiply`, and what takes the zero point of inputs off again."""
         out, inside = weight.shape
@@ -82,14 +132,27 @@ class Kernels:
         self._pack(weight.data_ptr(), out, inside, packed.data_ptr(), sums.data_ptr())
         return packed, sums
 
-    def multiply(self, x: Tensor, packed: Tensor, sums: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        """x [rows, in], rounded to 8 bits, by weights of `pack` and their scale [out], plus bias [out]: float32."""
+    def multiply(
+        self,
+        x: Tensor,
+        packed: Tensor,
+        sums: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        added: tuple[Batch, int, int, Tensor] | None = None,
+    ) -> Tensor:
+        """x [rows, in], rounded to 8 bits, by weights of `pack` and their scale [out], plus bias [out]: float32.
+
+        added: batch, first, parts and scratch of `add_lora`, which is then done too.
+        """
         rows, inside = x.shape
         y = torch.empty(rows, len(scale))
         scratch = torch.empty(rows * (4 * packed.shape[1] + 4), dtype=torch.uint8)
+        batch, first, parts, low = added or (None, 0, 0, None)
         self._multiply(
             y.data_ptr(), x.data_ptr(), x.dtype == torch.bfloat16, rows, inside, len(scale), packed.data_ptr(),
             sums.data_ptr(), scale.data_ptr(), None if bias is None else bias.data_ptr(), scratch.data_ptr(),
+            None if batch is None else ctypes.byref(batch), first, parts, None if low is None else low.data_ptr(),
         )  # fmt: skip
         return y
 
@@ -98,6 +161,13 @@ class Kernels:
 def load() -> Kernels | None:
     """The kernels, compiled if they never were; None where they cannot be, or are not wanted (`find` says why)."""
     return find()[0]
+
+
+def kernels_for(x: Tensor, width: int) -> Kernels | None:
+    """The kernels, if they compute with tensors like x in parts that are `width` wide."""
+    if x.device.type != "cpu" or x.dtype not in KINDS or width % LANES:
+        return None
+    return load()
 
 
 def find() -> tuple[Kernels | None, str]:

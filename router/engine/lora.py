@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -54,12 +54,18 @@ def read_adapter(
     return Adapter(a, b)
 
 
-class Addition(Protocol):
+class Addition(ABC):
     """What the adapters of a batch add to one product."""
 
+    @abstractmethod
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """y += B A x for every row's own adapter, in place; x [rows * time, in], y [rows * time, out]."""
-        ...
+
+    def added(self, product: Product, x: Tensor) -> Tensor:
+        """The product of x and what is added to it."""
+        y = product(x)
+        self.add_to(y, x)
+        return y
 
 
 class MixedLinear(nn.Module):
@@ -82,9 +88,7 @@ class MixedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out], the outputs of the layers one after another."""
         flat = x.reshape(-1, x.shape[-1])
-        y = self.product(flat)
-        if self.addition is not None:
-            self.addition.add_to(y, flat)
+        y = self.product(flat) if self.addition is None else self.addition.added(self.product, flat)
         return y.view(*x.shape[:-1], -1)
 
 

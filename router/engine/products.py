@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .kernels import Kernels, load
+from .kernels import Batch, Kernels, load
 from .packed import multiply, pack
 
 PACKED_FOR = 64  # rows that packed weights are laid out for: those of a step of a full batch
@@ -98,6 +98,11 @@ class Int8Compiled:
     def __call__(self, x: Tensor) -> Tensor:
         """See Product."""
         return self.kernels.multiply(x.contiguous(), self.weight, self.sums, self.scale, self.bias)
+
+    def with_adapters(self, x: Tensor, batch: Batch, first: int, parts: int, scratch: Tensor) -> Tensor:
+        """The same and what adapters add to it; see Kernels.add_lora."""
+        added = batch, first, parts, scratch
+        return self.kernels.multiply(x.contiguous(), self.weight, self.sums, self.scale, self.bias, added)
 
 
 def int8(weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None) -> Product:

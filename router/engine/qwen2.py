@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from .cache import Cache, Layer
+from .kernels import WIDEST, kernels_for
 
 FEW = 16  # positions of a row up to which the query heads that share a key head are so many questions to it
 
@@ -52,6 +53,8 @@ class _Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernels := kernels_for(x, x.shape[-1]):
+            return kernels.normalise(x, self.weight, self.eps)
         wide = x.float()
         scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * (wide * scale).to(x.dtype)
@@ -89,7 +92,10 @@ class _Attention(nn.Module):
         k, v = layer.append(_turned(k, turn), v)
         if last:
             q, time = q[:, :, -1:], 1
-        if time == 1 or (time <= FEW and mask is not None):
+        if time == 1 and self.size <= WIDEST and (kernels := kernels_for(q, self.size)):
+            seen = None if mask is None else mask[:, 0, -1].contiguous()
+            y = kernels.attend(q.view(rows, -1, self.size), k, v, seen)[:, :, None]
+        elif time == 1 or (time <= FEW and mask is not None):
             if mask is not None:
                 mask = mask[:, :, -time:]
                 mask = mask if time == 1 else mask.repeat(1, 1, q.shape[1] // self.groups, 1)
@@ -114,8 +120,13 @@ class _Mlp(nn.Module):
         self.gate_up: _Joint | nn.Module = _Joint(self.gate_proj, self.up_proj)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
-        out: Tensor = self.down_proj(silu(gate, inplace=True) * up)
+        both = self.gate_up(x)
+        if kernels := kernels_for(both, both.shape[-1] // 2):
+            inner = kernels.gated(both)
+        else:
+            gate, up = both.chunk(2, -1)
+            inner = silu(gate, inplace=True) * up
+        out: Tensor = self.down_proj(inner)
         return out
 
 

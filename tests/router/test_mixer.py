@@ -13,6 +13,7 @@ from router.engine.in_place import InPlace
 from router.engine.kernels import Kernels, load
 from router.engine.lora import Adapter, MixedLinear, wrap
 from router.engine.mixer import Mixer
+from router.engine.products import Plain, eight_bits, int8
 from router.engine.threads import at_most
 
 RANKS = {"a": 1, "b": 8, "c": 5, "d": 9, "e": 20, "f": 8, "g": 2, "h": 8}
@@ -122,6 +123,24 @@ def test_the_number_of_threads_changes_no_bit() -> None:
             product.addition.add_to(y, x)
             found.append(y)
     assert all(torch.equal(y, found[0]) for y in found)
+
+
+@pytest.mark.skipif(not ((found := load()) and found.multiplies), reason="there are no such kernels here")
+@pytest.mark.parametrize("time", [1, 3])
+@torch.inference_mode()
+def test_added_within_a_product_in_8_bits_is_the_same_to_the_bit(time: int) -> None:
+    layers = wrap(nn.ModuleDict({"two": Two(LARGE)}))
+    mixer = Mixer(layers, {name: adapter_of(name, torch.bfloat16, LARGE) for name in RANKS}, load())
+    names = ["a", None, "c", "e", "a", "g", "d"]
+    mixer.set(names)
+    for product in dict.fromkeys(layers.values()):
+        assert isinstance(product.product, Plain) and isinstance(product.addition, InPlace)
+        rounded = [eight_bits(linear.weight) for linear in product.product.linears]
+        eight = int8(*zip(*rounded, strict=True), product.product.bias)
+        x = torch.randn(len(names) * time, product.shapes[0][1])
+        y = eight(x)
+        product.addition.add_to(y, x)
+        assert torch.equal(product.addition.added(eight, x), y)
 
 
 @pytest.mark.parametrize("kernels", WAYS)

@@ -4,7 +4,7 @@
    Sums are of integers, and what they are multiplied with is rounded as torch rounds: equal to the bit to
    router.engine.products.Int8. */
 
-#include "vectors.h"
+#include "lora.h"
 
 #ifdef __AVX512VNNI__
 
@@ -104,9 +104,10 @@ TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 
 /* y [rows, out] = x [rows, in] W' + bias, if there is one, in float32; x is bf16 with half, else float32. w, sums: of
    pack_eight_bits. scale [out]: of each output's weights. scratch: for each row as many bytes as inputs, up to a multiple
-   of 4, and then a float for each row. */
+   of 4, and then a float for each row. With a batch, what its adapters add as well; see add_lora. */
 void multiply_eight_bits(float *y, const void *x, int half, long rows, long in, long out, const int8_t *w,
-                         const int32_t *sums, const float *scale, const float *bias, uint8_t *scratch) {
+                         const int32_t *sums, const float *scale, const float *bias, uint8_t *scratch,
+                         const batch_t *batch, int first, int parts, float *low) {
     const long blocks = (out + OUT - 1) / OUT, stride = (in + 3) / 4 * 4, size = stride * OUT;
     const long held = HELD / stride < ROWS ? ROWS : HELD / stride / ROWS * ROWS;
     float *by = (float *)(scratch + rows * stride);
@@ -119,13 +120,13 @@ void multiply_eight_bits(float *y, const void *x, int half, long rows, long in, 
             by[r] = half ? shorten(x, r * in, 1, in, to) : shorten(x, r * in, 0, in, to);
             for (long i = in; i < stride; i++) to[i] = 0;
         }
-        for (long first = 0; first < rows; first += held) {
-            const long last = first + held < rows ? first + held : rows;
+        for (long begin = 0; begin < rows; begin += held) {
+            const long last = begin + held < rows ? begin + held : rows;
             for (long b = blocks * me / threads; b < blocks * (me + 1) / threads; b++) {
                 const int8_t *block = w + b * size;
-                for (long r = first; r < last; r += ROWS) {
+                for (long r = begin; r < last; r += ROWS) {
                     /* The first tile waits for memory; the next two fetch a half each of the block that comes next. */
-                    const long tile = (r - first) / ROWS, step = tile ? BLOCK / 2 : BLOCK;
+                    const long tile = (r - begin) / ROWS, step = tile ? BLOCK / 2 : BLOCK;
                     const int8_t *next = !tile ? block + AHEAD : tile < 3 ? block + size + (tile - 1) * size / 2 : block;
 #define CASE(n)                                                                                                      \
     case n:                                                                                                          \
@@ -135,6 +136,11 @@ void multiply_eight_bits(float *y, const void *x, int half, long rows, long in, 
                     switch (last - r < ROWS ? last - r : ROWS) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
                 }
             }
+        }
+        if (batch) {
+            lower_rows(x, half, rows, in, batch, first, parts, low, me, threads);
+#pragma omp barrier
+            raise_rows(y, 0, rows, out, batch, first, parts, low, me, threads);
         }
     }
 }

@@ -1,26 +1,11 @@
 /* What the adapters of a batch add to the products of its rows. Sums are always of the same parts in the same order,
    whatever the number of threads. */
 
-#include "vectors.h"
+#include "lora.h"
 
 #define ROWS 4      /* of a tile: rows that share what is read of A or B, */
 #define RANKS 4     /* and ranks that share what is read of a row */
 #define COLUMNS 256 /* of an output, for one thread at a time */
-
-/* Of one adapter and one linear layer: A [rank, in], B [rank, width] and its first column of the product's output.
-   rank 0: it leaves the layer alone. */
-typedef struct {
-    const void *a, *b;
-    int32_t rank, start, width, unused;
-} part_t;
-
-/* Rows by adapter: those of group g are order[ends[g - 1]] to order[ends[g] - 1], and tables[g] are its adapter's parts,
-   of all products one after another. half: A and B are bf16, else float32. ranks: the highest there is. */
-typedef struct {
-    const int32_t *ends, *order;
-    const part_t *const *tables;
-    int32_t rows, groups, half, ranks;
-} batch_t;
 
 /* Tiles of 1 to 4 rows: macros, since GCC 12 keeps an array of registers in memory. */
 #define ROWS1(each) each(0)
@@ -29,12 +14,6 @@ typedef struct {
 #define ROWS4(each) ROWS3(each) each(3)
 
 static inline int least(int one, int other) { return one < other ? one : other; }
-
-static inline float sum(wide_t lanes) {
-    float found = 0;
-    for (int i = 0; i < LANES; i++) found += lanes[i];
-    return found;
-}
 
 /* Whether weights are bf16, and whether rows are, known when it is compiled. */
 #define BY_KIND(call, half, other)      \
@@ -143,64 +122,72 @@ static long tiles(const batch_t *batch, int group, int part, long time) {
     return (rank / RANKS + rank % RANKS) * ((rows + ROWS - 1) / ROWS);
 }
 
-/* y += B A x for every row's own adapter. x [rows, in], y [rows, out], float32 or, with x_half and y_half, bf16; a row of
-   the batch is rows / batch.rows of them. first, parts: those of this product in every table. scratch: room for
-   rows * parts * ranks floats. */
-void add_lora(void *y, int y_half, const void *x, int x_half, long rows, long in, long out, const batch_t *batch,
-              int first, int parts, float *scratch) {
+void lower_rows(const void *x, int x_half, long rows, long in, const batch_t *batch, int first, int parts, float *low,
+                long me, long threads) {
     const long time = rows / batch->rows, wide = (long)parts * batch->ranks;
+    long job = 0, jobs = 0;
+    for (int g = 0; g < batch->groups; g++)
+        for (int p = 0; p < parts; p++) jobs += tiles(batch, g, first + p, time);
+    for (int g = 0; g < batch->groups; g++) {
+        const int begin = g ? batch->ends[g - 1] : 0;
+        const long count = (batch->ends[g] - begin) * time;
+        for (int p = 0; p < parts; p++) {
+            const part_t *part = batch->tables[g] + first + p;
+            for (int k = 0, ranks; k < part->rank; k += ranks) {
+                ranks = part->rank - k < RANKS ? 1 : RANKS;
+                const char *a = (const char *)part->a + k * in * (batch->half ? 2 : 4);
+                for (long n = 0; n < count; n += ROWS) {
+                    if (job++ * threads / jobs != me) continue;
+                    const int some = least(ROWS, count - n);
+                    long from[ROWS];
+                    float *to[ROWS];
+                    for (int r = 0; r < some; r++) {
+                        const long row = batch->order[begin + (n + r) / time] * time + (n + r) % time;
+                        from[r] = row * in;
+                        to[r] = low + row * wide + p * batch->ranks + k;
+                    }
+                    lower(ranks, some, batch->half, x_half, a, x, from, in, to);
+                }
+            }
+        }
+    }
+}
+
+void raise_rows(void *y, int y_half, long rows, long out, const batch_t *batch, int first, int parts, const float *low,
+                long me, long threads) {
+    const long time = rows / batch->rows, wide = (long)parts * batch->ranks;
+    for (int g = 0; g < batch->groups; g++) {
+        const int begin = g ? batch->ends[g - 1] : 0;
+        const long count = (batch->ends[g] - begin) * time;
+        for (int p = 0; p < parts; p++) {
+            const part_t *part = batch->tables[g] + first + p;
+            for (int c = 0; part->rank && c < part->width; c += COLUMNS) {
+                if ((part->start + c) * threads / out != me) continue;
+                for (long n = 0; n < count; n += ROWS) {
+                    const int some = least(ROWS, count - n);
+                    const float *from[ROWS];
+                    long to[ROWS];
+                    for (int r = 0; r < some; r++) {
+                        const long row = batch->order[begin + (n + r) / time] * time + (n + r) % time;
+                        from[r] = low + row * wide + p * batch->ranks;
+                        to[r] = row * out + part->start + c;
+                    }
+                    raise_tile(some, batch->half, y_half, part->b, c, part->rank, part->width,
+                               least(COLUMNS, part->width - c), from, y, to);
+                }
+            }
+        }
+    }
+}
+
+/* y += B A x for every row's own adapter; see lora.h. x [rows, in], y [rows, out], float32 or, with x_half and y_half, bf16. */
+void add_lora(void *y, int y_half, const void *x, int x_half, long rows, long in, long out, const batch_t *batch,
+              int first, int parts, float *low) {
 #pragma omp parallel
     {
         const long threads = omp_get_num_threads(), me = omp_get_thread_num();
-        long job = 0, jobs = 0;
-        for (int g = 0; g < batch->groups; g++)
-            for (int p = 0; p < parts; p++) jobs += tiles(batch, g, first + p, time);
-        for (int g = 0; g < batch->groups; g++) {
-            const int begin = g ? batch->ends[g - 1] : 0;
-            const long count = (batch->ends[g] - begin) * time;
-            for (int p = 0; p < parts; p++) {
-                const part_t *part = batch->tables[g] + first + p;
-                for (int k = 0, ranks; k < part->rank; k += ranks) {
-                    ranks = part->rank - k < RANKS ? 1 : RANKS;
-                    for (long n = 0; n < count; n += ROWS) {
-                        if (job++ * threads / jobs != me) continue;
-                        const int some = least(ROWS, count - n);
-                        long from[ROWS];
-                        float *low[ROWS];
-                        for (int r = 0; r < some; r++) {
-                            const long row = batch->order[begin + (n + r) / time] * time + (n + r) % time;
-                            from[r] = row * in;
-                            low[r] = scratch + row * wide + p * batch->ranks + k;
-                        }
-                        const char *a = (const char *)part->a + k * in * (batch->half ? 2 : 4);
-                        lower(ranks, some, batch->half, x_half, a, x, from, in, low);
-                    }
-                }
-            }
-        }
+        lower_rows(x, x_half, rows, in, batch, first, parts, low, me, threads);
 #pragma omp barrier
-        for (int g = 0; g < batch->groups; g++) {
-            const int begin = g ? batch->ends[g - 1] : 0;
-            const long count = (batch->ends[g] - begin) * time;
-            for (int p = 0; p < parts; p++) {
-                const part_t *part = batch->tables[g] + first + p;
-                if (!part->rank) continue;
-                for (int c = 0; c < part->width; c += COLUMNS) {
-                    if ((part->start + c) * threads / out != me) continue;
-                    for (long n = 0; n < count; n += ROWS) {
-                        const int some = least(ROWS, count - n);
-                        const float *low[ROWS];
-                        long to[ROWS];
-                        for (int r = 0; r < some; r++) {
-                            const long row = batch->order[begin + (n + r) / time] * time + (n + r) % time;
-                            low[r] = scratch + row * wide + p * batch->ranks;
-                            to[r] = row * out + part->start + c;
-                        }
-                        raise_tile(some, batch->half, y_half, part->b, c, part->rank, part->width,
-                                   least(COLUMNS, part->width - c), low, y, to);
-                    }
-                }
-            }
-        }
+        raise_rows(y, y_half, rows, out, batch, first, parts, low, me, threads);
     }
 }

@@ -1,0 +1,85 @@
+"""The compiled parts of a step beside its products, against torch's operations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from router.engine.kernels import KINDS, WIDEST, load
+from router.engine.qwen2 import _Norm
+
+kernels = load()
+if not kernels:
+    pytest.skip("there are no kernels here", allow_module_level=True)
+
+kinds = st.sampled_from(KINDS)
+rows, blocks = st.integers(1, 20), st.integers(1, 9)
+
+
+def near(found: Tensor, wanted: Tensor, kind: torch.dtype) -> bool:
+    """Whether both are the same but for rounding of that type."""
+    share = 1e-5 if kind == torch.float32 else 2**-7
+    return found.dtype == wanted.dtype and torch.allclose(
+        found.float(), wanted.float(), rtol=share, atol=share * float(wanted.float().abs().max())
+    )
+
+
+@given(rows, blocks, kinds, kinds, st.sampled_from([1e-3, 1.0, 1e4]))
+@settings(max_examples=50, deadline=None)
+@torch.inference_mode()
+def test_norms(rows: int, blocks: int, kind: torch.dtype, weights: torch.dtype, size: float) -> None:
+    x, norm = (size * torch.randn(rows, 16 * blocks)).to(kind), _Norm(16 * blocks, 1e-6)
+    norm.weight.data = torch.randn(16 * blocks).to(weights)
+    wide = x.float()
+    scaled = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(kind)
+    assert near(norm(x), norm.weight * scaled, kind)
+
+
+@given(rows, blocks, kinds, st.sampled_from([1.0, 30.0, 300.0]))
+@settings(max_examples=50, deadline=None)
+@torch.inference_mode()
+def test_gates(rows: int, blocks: int, kind: torch.dtype, size: float) -> None:
+    x = (size * torch.randn(rows, 1, 32 * blocks)).to(kind)
+    gate, up = x.float().chunk(2, -1)
+    assert kernels
+    assert near(kernels.gated(x), (silu(gate) * up).to(kind), kind)
+
+
+@given(
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 17),
+    st.integers(1, 70),
+    st.sampled_from([16, 48, 64, WIDEST]),
+    kinds,
+    st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+@torch.inference_mode()
+def test_attention(
+    rows: int, groups: int, shared: int, positions: int, size: int, kind: torch.dtype, padded: bool
+) -> None:
+    q = torch.randn(rows, groups * shared, size).to(kind)
+    held = torch.full((2, rows, groups, positions + 5, size), float("nan"))
+    k, v = held.normal_().to(kind)[:, :, :, :positions]
+    seen = torch.rand(rows, positions) < 0.7 if padded else torch.ones(rows, positions, dtype=torch.bool)
+    seen[:, -1] = True
+    wanted = scaled_dot_product_attention(
+        q.float()[:, :, None], k.float(), v.float(), seen[:, None, None], enable_gqa=True
+    )
+    assert kernels
+    assert near(kernels.attend(q, k, v, seen if padded else None), wanted[:, :, 0].to(kind), kind)
+
+
+@torch.inference_mode()
+def test_what_is_not_seen_has_no_part_however_large() -> None:
+    assert kernels
+    q, k, v = torch.ones(1, 1, 16), torch.ones(1, 1, 40, 16), torch.ones(1, 1, 40, 16)
+    k[:, :, 3], v[:, :, 3] = 1e4, 1e9
+    seen = torch.ones(1, 40, dtype=torch.bool)
+    seen[0, 3] = False
+    assert torch.allclose(kernels.attend(q, k, v, seen), torch.ones(1, 1, 16))
