@@ -25,6 +25,7 @@ LIBRARIES = ("torch", "transformers", "peft", "sentence-transformers", "huggingf
 MEMORY = 4e9  # bytes; answering peaks below this
 DISK = 2e9  # bytes; unpacking the base takes nearly that
 CPU_FEATURES = ("avx512_bf16", "amx_bf16")
+VECTORS = "avx512f"
 EIGHT_BITS = "avx512_vnni"  # what torch looks for, see engine/precision.py
 
 
@@ -156,23 +157,35 @@ def _memory() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        flags = set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
+    flags = _flags()
+    if flags is None:
+        detail = "bf16 features unknown on this system"
+    else:
         has = [feature for feature in CPU_FEATURES if feature in flags]
         detail = f"{', '.join(has)}: bf16 is fast" if has else "neither of " + ", ".join(CPU_FEATURES)
         auto = "int8" if EIGHT_BITS in flags else "bf16"
         detail += f"; {EIGHT_BITS if EIGHT_BITS in flags else f'no {EIGHT_BITS}'}: --precision auto is {auto}"
-    except OSError:
-        detail = "bf16 features unknown on this system"
     yield Finding("cpu", True, f"{os.cpu_count()} cores, {platform.machine()}, {detail}")
 
 
 def _compiler() -> Iterator[Finding]:
-    found = compiler() if sys.platform == "linux" else None
-    detail = f"{found}: products in 8 bits and adapters are compiled at first use" if found else "none found"
-    fix = None if found or sys.platform != "linux" else "install gcc: decoding is then half as fast again"
-    yield Finding("compiler", True, detail, fix)
+    """What engine/kernels.py needs."""
+    flags = _flags()
+    if sys.platform != "linux" or (flags is not None and VECTORS not in flags):
+        yield Finding("compiler", True, f"not needed: what is compiled is for Linux with {VECTORS}")
+        return
+    found = compiler()
+    detail = f"{found}: parts of a step are compiled at first use" if found else "none found"
+    yield Finding("compiler", True, detail, None if found else "install gcc: decoding is then a third faster")
+
+
+def _flags() -> set[str] | None:
+    """What the processor can do, where that is known."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    return set(next((line for line in text.splitlines() if line.startswith("flags")), "").split())
 
 
 def _gpu() -> Iterator[Finding]:

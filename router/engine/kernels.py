@@ -1,8 +1,8 @@
-"""Compiled loops for what torch does slowly: products in 8 bits, and what adapters add to rows.
+"""Compiled loops for what torch does slowly: products in 8 bits, what adapters add to rows, and what lies between.
 
 The sources in c/ are compiled at their first use, in three seconds, for this processor, and kept in the cache. That
-takes gcc and a torch that multiplies with libgomp, whose threads the loops share: Linux. Elsewhere, and with
-ROUTER_KERNELS=off, torch's own operations do the same, slower: docs/engine.md has the figures.
+takes Linux, gcc, AVX-512, without which they are no faster, and a torch that multiplies with libgomp, whose threads
+they share. Elsewhere, and with ROUTER_KERNELS=off, torch's own operations do the same: docs/engine.md has the figures.
 """
 
 from __future__ import annotations
@@ -176,6 +176,8 @@ def find() -> tuple[Kernels | None, str]:
         return None, f"{VARIABLE} is off"
     if sys.platform != "linux":
         return None, "they are for Linux only"
+    if not torch.cpu._is_avx512_supported():
+        return None, "this processor has no AVX-512"
     if (library := _libgomp()) is None:
         return None, "this build of torch does not multiply with libgomp"
     try:

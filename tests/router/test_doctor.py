@@ -111,13 +111,24 @@ def test_processor(base: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
     assert said in named("cpu").detail
 
 
-@pytest.mark.parametrize(("has", "fix"), [("/usr/bin/gcc", False), (None, True)])
-def test_compiler(base: Path, monkeypatch: pytest.MonkeyPatch, has: str | None, fix: bool) -> None:
+@pytest.mark.parametrize(
+    ("flags", "has", "said", "fix"),
+    [
+        ({"avx512f"}, "/usr/bin/gcc", "/usr/bin/gcc", False),
+        ({"avx512f"}, None, "none found", True),
+        ({"avx2"}, None, "not needed", False),
+        (None, None, "none found", True),
+    ],
+)
+def test_compiler(
+    base: Path, monkeypatch: pytest.MonkeyPatch, flags: set[str] | None, has: str | None, said: str, fix: bool
+) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(doctor, "_flags", lambda: flags)
     monkeypatch.setattr("shutil.which", lambda name: has)
     finding = named("compiler")
-    assert finding.ok and bool(finding.fix) == fix and (has or "none found") in finding.detail
+    assert finding.ok and bool(finding.fix) == fix and said in finding.detail
 
 
 def test_gpu(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

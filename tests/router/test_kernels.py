@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from router.engine import compiler, kernels
 from router.engine.kernels import VARIABLE, find
 
-HERE = sys.platform == "linux" and shutil.which("gcc") is not None
+HERE = (
+    sys.platform == "linux" and shutil.which("gcc") is not None and torch.cpu._is_avx512_supported()  # type: ignore
+)
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def begin() -> subprocess.Popen[bytes]:
     )
 
 
-@pytest.mark.skipif(not HERE, reason="the kernels are for Linux and gcc")
+@pytest.mark.skipif(not HERE, reason="the kernels are for Linux, gcc and AVX-512")
 def test_they_are_compiled_once_and_again_when_damaged(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert begin().wait(120) == 0
     (made,) = cache.iterdir()
@@ -47,7 +50,7 @@ def test_they_are_compiled_once_and_again_when_damaged(cache: Path, monkeypatch:
     assert list(cache.iterdir()) == [made] and len(made.read_bytes()) == len(whole)
 
 
-@pytest.mark.skipif(not HERE, reason="the kernels are for Linux and gcc")
+@pytest.mark.skipif(not HERE, reason="the kernels are for Linux, gcc and AVX-512")
 def test_two_at_once_both_get_them(cache: Path) -> None:
     both = [begin(), begin()]
     assert [one.wait(120) for one in both] == [0, 0]
@@ -61,7 +64,7 @@ def script(folder: Path, does: str) -> str:
     return str(made)
 
 
-@pytest.mark.skipif(not HERE, reason="the kernels are for Linux and gcc")
+@pytest.mark.skipif(not HERE, reason="the kernels are for Linux, gcc and AVX-512")
 def test_a_compiler_that_fails_is_named_and_leaves_nothing(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
