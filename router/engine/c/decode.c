@@ -97,14 +97,6 @@ static void share(float *scores, const uint8_t *seen, long positions, long strid
 }
 
 /* Sums over positions of their shares times 16 numbers of their values, for up to 8 heads. */
-#define ROWS1(each) each(0)
-#define ROWS2(each) ROWS1(each) each(1)
-#define ROWS3(each) ROWS2(each) each(2)
-#define ROWS4(each) ROWS3(each) each(3)
-#define ROWS5(each) ROWS4(each) each(4)
-#define ROWS6(each) ROWS5(each) each(5)
-#define ROWS7(each) ROWS6(each) each(6)
-#define ROWS8(each) ROWS7(each) each(7)
 #define BEGIN(h) wide_t s##h = {0};
 #define STEP(h) s##h += values * shares[h * stride + p];
 #define END(h) store(y, h * size, half, s##h);

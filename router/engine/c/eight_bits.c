@@ -64,8 +64,8 @@ __attribute__((always_inline, optimize("fp-contract=off"))) static inline void f
     _mm512_mask_storeu_ps(y, mask, found);
 }
 
-/* Tiles of 1 to 6 rows and a block of outputs: macros, since GCC 12 keeps an array of registers in memory. Each fetches
-   two lines of memory that are multiplied later, `step` bytes on at every 4 inputs. */
+/* Tiles of 1 to 6 rows and a block of outputs. Each fetches two lines of memory that are multiplied later, `step` bytes on
+   at every 4 inputs. */
 #define BEGIN(r) __m512i s##r##0 = zero, s##r##1 = zero, s##r##2 = zero, s##r##3 = zero;
 #define STEP(r)                                              \
     {                                                        \
@@ -79,12 +79,6 @@ __attribute__((always_inline, optimize("fp-contract=off"))) static inline void f
     finish(s##r##c, sums + c * LANES, scale + c * LANES, by[r], bias ? bias + c * LANES : 0, y + r * out + c * LANES, \
            left - c * LANES);
 #define END(r) PART(r, 0) PART(r, 1) PART(r, 2) PART(r, 3)
-#define ROWS1(each) each(0)
-#define ROWS2(each) ROWS1(each) each(1)
-#define ROWS3(each) ROWS2(each) each(2)
-#define ROWS4(each) ROWS3(each) each(3)
-#define ROWS5(each) ROWS4(each) each(4)
-#define ROWS6(each) ROWS5(each) each(5)
 #define TILE(rows)                                                                                                \
     __attribute__((optimize("fp-contract=off"))) static void tile##rows(                                          \
         const uint8_t *x, long stride, const int8_t *w, const int8_t *next, long step, const int32_t *sums,       \

@@ -7,12 +7,6 @@
 #define RANKS 4     /* and ranks that share what is read of a row */
 #define COLUMNS 256 /* of an output, for one thread at a time */
 
-/* Tiles of 1 to 4 rows: macros, since GCC 12 keeps an array of registers in memory. */
-#define ROWS1(each) each(0)
-#define ROWS2(each) ROWS1(each) each(1)
-#define ROWS3(each) ROWS2(each) each(2)
-#define ROWS4(each) ROWS3(each) each(3)
-
 static inline int least(int one, int other) { return one < other ? one : other; }
 
 /* Whether weights are bf16, and whether rows are, known when it is compiled. */

@@ -65,3 +65,13 @@ static inline float sum(wide_t lanes) {
     const four_t four = ((four_t *)&eight)[0] + ((four_t *)&eight)[1];
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
+
+/* Something for each row of a tile: macros, since GCC 12 keeps an array of registers in memory. */
+#define ROWS1(each) each(0)
+#define ROWS2(each) ROWS1(each) each(1)
+#define ROWS3(each) ROWS2(each) each(2)
+#define ROWS4(each) ROWS3(each) each(3)
+#define ROWS5(each) ROWS4(each) each(4)
+#define ROWS6(each) ROWS5(each) each(5)
+#define ROWS7(each) ROWS6(each) each(6)
+#define ROWS8(each) ROWS7(each) each(7)
