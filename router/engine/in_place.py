@@ -18,7 +18,7 @@ from .kernels import Batch, Kernels
 from .lora import Adapter, Addition, MixedLinear
 from .products import Int8Compiled, Product
 
-_PART = np.dtype(  # part_t of kernels.c
+_PART = np.dtype(  # part_t of lora.h
     [("a", "u8"), ("b", "u8"), ("rank", "i4"), ("start", "i4"), ("width", "i4"), ("unused", "i4")]
 )
 

@@ -1,13 +1,14 @@
 """Compiled loops for what torch does slowly: products in 8 bits, what adapters add to rows, and what lies between.
 
 The sources in c/ are compiled at their first use, in three seconds, for this processor, and kept in the cache. That
-takes Linux, gcc, AVX-512, without which they are no faster, and a torch that multiplies with libgomp, whose threads
+takes Linux, gcc, AVX-512, without which they are slower, and a torch that multiplies with libgomp, whose threads
 they share. Elsewhere, and with ROUTER_KERNELS=off, torch's own operations do the same: docs/engine.md has the figures.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -20,14 +21,17 @@ from torch import Tensor
 
 from specialists import paths
 
-from .compiler import CannotCompile, compiled
+from .compiler import CannotCompile, compiled, compiler
 
 SOURCES = Path(__file__).parent / "c"
 VARIABLE = "ROUTER_KERNELS"
+FAILED = "Parts of a step could not be compiled"
 LANES = 16  # numbers of a vector, as in vectors.h
 WIDEST = 128  # head that is attended with, as in decode.c
 OUT = 64  # outputs that are multiplied together, as in eight_bits.c
 KINDS = (torch.float32, torch.bfloat16)  # of tensors
+
+log = logging.getLogger(__name__)
 
 
 class Batch(ctypes.Structure):
@@ -159,8 +163,14 @@ class Kernels:
 
 @cache
 def load() -> Kernels | None:
-    """The kernels, compiled if they never were; None where they cannot be, or are not wanted (`find` says why)."""
-    return find()[0]
+    """The kernels, compiled if they never were; None where they cannot be, or are not wanted.
+
+    Warns when they should be there and are not; where there is no compiler at all `router doctor` says so.
+    """
+    kernels, why = find()
+    if why.startswith(FAILED):
+        log.warning("%s. Answers are slower; mend it, or set %s=off.", why, VARIABLE)
+    return kernels
 
 
 def kernels_for(x: Tensor, width: int) -> Kernels | None:
@@ -188,7 +198,7 @@ def find() -> tuple[Kernels | None, str]:
         path.unlink()  # damaged
         return Kernels(compiled(sorted(SOURCES.iterdir()), library, path.parent)), ""
     except (OSError, AttributeError, CannotCompile) as error:
-        return None, str(error)
+        return None, f"{FAILED}: {error}" if compiler() else "there is no C compiler"
 
 
 def _libgomp() -> Path | None:

@@ -66,7 +66,7 @@ def script(folder: Path, does: str) -> str:
 
 @pytest.mark.skipif(not HERE, reason="the kernels are for Linux, gcc and AVX-512")
 def test_a_compiler_that_fails_is_named_and_leaves_nothing(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for does, said in [
         ("echo 'error: no such flag' >&2; exit 1", "failed: error: no such flag"),
@@ -78,11 +78,14 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(
         monkeypatch.setenv("CC", script(tmp_path, does))
         found, why = find()
         assert found is None and said in why
+        assert kernels.load.__wrapped__() is None and f"{VARIABLE}=off" in caplog.text
+        caplog.clear()
     monkeypatch.setenv("CC", "/no/such/compiler")
     assert find()[0] is None
     monkeypatch.delenv("CC")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert find() == (None, "there is no C compiler")
+    assert kernels.load.__wrapped__() is None and not caplog.text
     assert list(cache.iterdir()) == []
 
 

@@ -33,15 +33,17 @@ void pack_eight_bits(const int8_t *w, long out, long in, int8_t *to, int32_t *su
     }
 }
 
-/* One row as unsigned numbers around 128; its scale, which is its largest over 127. */
+/* One row as unsigned numbers around 128; its scale, which is its largest over 127, or NaN where one of them is. */
 __attribute__((always_inline)) static inline float shorten(const void *x, long at, const int half, long in, uint8_t *to) {
     float most = 1e-12f;
-#pragma omp simd reduction(max : most)
+    int odd = 0;
+#pragma omp simd reduction(max : most) reduction(| : odd)
     for (long i = 0; i < in; i++) {
         const float size = fabsf(load_one(x, at + i, half));
         most = size > most ? size : most;
+        odd |= size != size;
     }
-    const float by = most / 127;
+    const float by = odd ? NAN : most / 127;
 #pragma omp simd
     for (long i = 0; i < in; i++) to[i] = (int)rintf(load_one(x, at + i, half) / by) + 128;
     return by;
