@@ -76,4 +76,5 @@ def test_eight_bits_are_no_slower_than_thirty_two() -> None:
         product(x)
         return time.perf_counter() - begun
 
-    assert min(seconds(eight) for _ in range(5)) < 5 * min(seconds(linear) for _ in range(5))
+    # The best of many: threads that wait for each other wait long while others want the processors.
+    assert min(seconds(eight) for _ in range(50)) < 5 * min(seconds(linear) for _ in range(50))
