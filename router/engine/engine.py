@@ -17,8 +17,8 @@ from .device import choose
 from .guesses import Guesses
 from .kernels import KINDS, load
 from .loop import Cancelled, Loop, Outside, Parts
-from .lora import shapes, wrap
-from .mixer import Mixer
+from .lora import products, shapes, wrap
+from .mixer import Mixer, gather
 from .model import open_model
 from .pace import Pace
 from .packed import can_pack
@@ -61,13 +61,16 @@ class Engine:
         self.layers = wrap(self.model)
         if self.precision == "int8":
             to_int8(self.layers, base)
-        self.residency = Residency(shapes(self.layers), self.model.dtype, adapter_bytes, self.device)
+        kernels = load() if self.device.type == "cpu" and self.model.dtype in KINDS else None
+        every = products(self.layers)
+        kept = torch.int8 if self.precision == "int8" and kernels else self.model.dtype
+        way = gather(every, kernels, kept, self.device)
+        self.residency = Residency(shapes(self.layers), kept, way.place, adapter_bytes)
         self.prefixes = PrefixCache(prefix_bytes)
         self.pace = Pace() if self.device.type == "cpu" else None
         self._guesses = Guesses(self.chat)
         self.owner: object | None = None  # the scheduler that generates
-        kernels = load() if self.device.type == "cpu" and self.model.dtype in KINDS else None
-        self._mixer = Mixer(self.layers, self.residency.resident, kernels)
+        self._mixer = Mixer(every, way, self.residency.resident)
         self._stop = self.model.stop | {self.chat.stop}
 
     @property
@@ -153,8 +156,8 @@ class Engine:
     def pack(self) -> None:
         """Keep a copy of the weights that is multiplied faster, where there is such a thing."""
         if can_pack(self.model.dtype, self.device):
-            for layer in dict.fromkeys(self.layers.values()):
-                layer.pack()
+            for product in products(self.layers):
+                product.pack()
 
     def row(self, request: Request, index: int = 0) -> Row:
         """A request as the loop takes it, its adapter held until the loop lets it go. Raises BadInput."""

@@ -6,7 +6,8 @@ The compiled loops read each adapter of a batch once for all of its rows, where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -14,22 +15,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import Batch, Kernels
-from .lora import Adapter, Addition, MixedLinear
+from .kernels import OUT, STORED, Batch, Kernels
+from .lora import Addition, MixedLinear, Weights
 from .products import Int8Compiled, Product
 
+ALIGNED = 64  # bytes between one tensor's beginning and the next's, or a multiple
 _PART = np.dtype(  # part_t of lora.h
-    [("a", "u8"), ("b", "u8"), ("rank", "i4"), ("start", "i4"), ("width", "i4"), ("unused", "i4")]
+    [
+        ("a", "u8"),
+        ("b", "u8"),
+        ("scale", "u8"),
+        ("rank", "i4"),
+        ("start", "i4"),
+        ("width", "i4"),
+        ("unused", "i4"),
+    ]
 )
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Where an adapter's tensors are: a part for each layer of every product, one product after another."""
+class Placed:
+    """An adapter as the loops read it: where its tensors are, a part for each layer of every product in turn."""
 
-    adapter: Adapter
     parts: np.ndarray
-    held: Sequence[Tensor]  # what the parts point to
+    held: Tensor  # what the parts point to
+    rank: int  # the highest
+    bytes: int  # of its numbers, without what lies between them
 
 
 @dataclass
@@ -81,36 +92,64 @@ class InPlace(Addition):
 class InPlaceAdapters:
     """Makes the additions of batches; see Gather."""
 
-    def __init__(
-        self, products: Sequence[MixedLinear], adapters: Mapping[str, Adapter], kernels: Kernels
-    ) -> None:
-        self.products, self.adapters, self.kernels = products, adapters, kernels
-        counts = [len(product.names) for product in products]
-        self._first = [0, *accumulate(counts)]
-        self._tables: dict[str, _Table] = {}
+    def __init__(self, products: Sequence[MixedLinear], kernels: Kernels, kept: torch.dtype) -> None:
+        """kept: what adapters are cast to, or rounded with a scale for each rank: one of STORED."""
+        self.products, self.kernels, self.kept = products, kernels, kept
+        self._first = [0, *accumulate(len(product.names) for product in products)]
         self._scratch = _Scratch()
 
-    def additions(self, names: Sequence[str | None]) -> list[Addition | None]:
+    def place(self, weights: Weights) -> Placed:
+        """See Gather."""
+        parts, size = np.zeros(self._first[-1], _PART), self.kept.itemsize
+        counts = []  # bytes of A, B and scales of each layer
+        for part, (name, columns) in zip(parts, self._layers(), strict=True):
+            width = columns.stop - columns.start
+            part["start"], part["width"] = columns.start, width
+            if name in weights.a:
+                part["rank"], inside = rank, _ = weights.a[name].shape
+                blocks = -(-(columns.start % OUT + width) // OUT)
+                counts += [rank * inside * size, blocks * rank * OUT * size, rank * 4]
+        ends = [0, *accumulate(-(-count // ALIGNED) * ALIGNED for count in counts)]
+        held = _memory(ends[-1])
+        at = iter(ends)
+        for part, (name, _) in zip(parts, self._layers(), strict=True):
+            if not part["rank"]:
+                continue
+            part["a"], part["b"], scale = (held.data_ptr() + next(at) for _ in range(3))
+            part["scale"] = scale if self.kept == torch.int8 else 0
+            self.kernels.place(
+                weights.a[name], weights.b[name], weights.scales[name], int(part["start"]),
+                self.kept, int(part["a"]), int(part["b"]), scale,
+            )  # fmt: skip
+        bytes = size * sum(one.numel() for side in (weights.a, weights.b) for one in side.values())
+        return Placed(parts, held, int(parts["rank"].max()), bytes)
+
+    def _layers(self) -> Iterator[tuple[str, slice]]:
+        """Every layer's name and columns, in the order of the parts."""
+        for product in self.products:
+            yield from zip(product.names, product.columns, strict=True)
+
+    def additions(self, names: Sequence[str | None], adapters: Mapping[str, Placed]) -> list[Addition | None]:
         """See Gather."""
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(names):
             if name is not None:
                 rows.setdefault(name, []).append(row)
-        tables = [self._table(name) for name in rows]
+        placed = [adapters[name] for name in rows]
         order = np.array([row for some in rows.values() for row in some], np.int32)
         ends = np.array(list(accumulate(len(some) for some in rows.values())), np.int32)
-        pointers = np.array([table.parts.ctypes.data for table in tables], np.uint64)
+        pointers = np.array([one.parts.ctypes.data for one in placed], np.uint64)
         batch = Batch(
             ends.ctypes.data,
             order.ctypes.data,
             pointers.ctypes.data,
             len(names),
             len(rows),
-            _kind(tables[0].adapter) == torch.bfloat16,
-            max(table.adapter.rank for table in tables),
+            STORED.index(self.kept),
+            max(one.rank for one in placed),
         )
-        mix = _Mix(self.kernels, self._scratch, batch, (tables, order, ends, pointers))
-        used = np.logical_or.reduce([table.parts["rank"] > 0 for table in tables])
+        mix = _Mix(self.kernels, self._scratch, batch, (placed, order, ends, pointers))
+        used = np.logical_or.reduce([one.parts["rank"] > 0 for one in placed])
         return [
             InPlace(mix, first, len(product.names))
             if used[first : first + len(product.names)].any()
@@ -120,27 +159,11 @@ class InPlaceAdapters:
 
     def forget(self, name: str) -> None:
         """See Gather."""
-        self._tables.pop(name, None)
-
-    def _table(self, name: str) -> _Table:
-        table = self._tables.get(name)
-        if table is None or table.adapter is not self.adapters[name]:
-            table = self._tables[name] = _table(self.products, self.adapters[name])
-        return table
 
 
-def _table(products: Sequence[MixedLinear], adapter: Adapter) -> _Table:
-    parts, held = np.zeros(sum(len(product.names) for product in products), _PART), []
-    at = 0
-    for product in products:
-        for name, columns in zip(product.names, product.columns, strict=True):
-            if name in adapter.a:
-                a, b = adapter.a[name].contiguous(), adapter.b[name].t().contiguous()
-                held += [a, b]
-                parts[at] = (a.data_ptr(), b.data_ptr(), len(a), columns.start, b.shape[1], 0)
-            at += 1
-    return _Table(adapter, parts, held)
-
-
-def _kind(adapter: Adapter) -> torch.dtype:
-    return next(iter(adapter.a.values())).dtype
+def _memory(count: int) -> Tensor:
+    """So many bytes, in large pages where the system has them."""
+    memory = mmap.mmap(-1, count)
+    if large := getattr(mmap, "MADV_HUGEPAGE", None):
+        memory.madvise(large)
+    return torch.frombuffer(memory, dtype=torch.uint8)

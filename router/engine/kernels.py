@@ -28,8 +28,9 @@ VARIABLE = "ROUTER_KERNELS"
 FAILED = "Parts of a step could not be compiled"
 LANES = 16  # numbers of a vector, as in vectors.h
 WIDEST = 128  # head that is attended with, as in decode.c
-OUT = 64  # outputs that are multiplied together, as in eight_bits.c
-KINDS = (torch.float32, torch.bfloat16)  # of tensors
+OUT = 64  # outputs that are multiplied together, as in lora.h
+KINDS = (torch.float32, torch.bfloat16)  # of what is computed with
+STORED = (*KINDS, torch.int8)  # and of adapters, numbered as in vectors.h
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Batch(ctypes.Structure):
         ("tables", c_void_p),
         ("rows", c_int32),
         ("groups", c_int32),
-        ("half", c_int32),
+        ("kind", c_int32),
         ("ranks", c_int32),
     )
 
@@ -62,7 +63,18 @@ class Kernels:
         self._gated.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long]
         self._attend.argtypes = [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]
         self._attend.argtypes += [c_long] * 7 + [c_float, c_void_p]
-        for function in (self._add, self._norm, self._gated, self._attend):
+        self._place = library.place_part
+        self._place.argtypes = [
+            c_void_p,
+            c_int,
+            c_void_p,
+            c_int,
+            c_float,
+            *[c_long] * 4,
+            c_int,
+            *[c_void_p] * 3,
+        ]
+        for function in (self._add, self._norm, self._gated, self._attend, self._place):
             function.restype = None
         self.multiplies = hasattr(library, "multiply_eight_bits")  # this processor, in 8 bits
         if self.multiplies:
@@ -82,6 +94,27 @@ class Kernels:
         self._add(
             y.data_ptr(), halves[0], x.data_ptr(), halves[1], rows, inside, y.shape[1],
             ctypes.byref(batch), first, parts, scratch.data_ptr(),
+        )  # fmt: skip
+
+    def place(
+        self,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        start: int,
+        kept: torch.dtype,
+        to_a: int,
+        to_b: int,
+        steps: int,
+    ) -> None:
+        """a [rank, in] and b [width, rank] times scale to the addresses of part_t in lora.h, as one of STORED.
+
+        start: of b's outputs in the product. steps: address for a float of each rank, written to for int8.
+        """
+        a, b = (side.contiguous() if side.dtype in KINDS else side.float().contiguous() for side in (a, b))
+        self._place(
+            a.data_ptr(), STORED.index(a.dtype), b.data_ptr(), STORED.index(b.dtype), scale,
+            *a.shape, len(b), start, STORED.index(kept), to_a, to_b, steps,
         )  # fmt: skip
 
     def normalise(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

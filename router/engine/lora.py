@@ -35,23 +35,39 @@ class Adapter:
     @property
     def bytes(self) -> int:
         """Memory that the tensors take."""
-        return sum(one.numel() * one.element_size() for side in (self.a, self.b) for one in side.values())
+        return sum(one.nbytes for side in (self.a, self.b) for one in side.values())
 
 
-def read_adapter(
-    folder: Path, info: AdapterInfo, dtype: torch.dtype, device: torch.device | None = None
-) -> Adapter:
-    """The tensors of a checked PEFT folder, on a device (None: the CPU).
+@dataclass(frozen=True)
+class Weights:
+    """An adapter as in its file: A [rank, in] and B [out, rank] by module name, and what B A is multiplied by.
 
-    The scale goes into B in float32, before the cast.
+    Tensors may be mapped from the file, which others may write to.
     """
+
+    a: Mapping[str, Tensor]
+    b: Mapping[str, Tensor]
+    scales: Mapping[str, float]
+
+    def cast(self, dtype: torch.dtype, device: torch.device | None = None) -> Adapter:
+        """In memory of its own on a device (None: the CPU). The scale goes into B in float32, before the cast."""
+        return Adapter(
+            {name: a.to(device, dtype, copy=True) for name, a in self.a.items()},
+            {
+                name: (b.float() * self.scales[name]).to(device, dtype).t().contiguous().t()
+                for name, b in self.b.items()
+            },
+        )
+
+
+def read_adapter(folder: Path, info: AdapterInfo) -> Weights:
+    """The tensors of a checked PEFT folder."""
     tensors = load_file(folder / WEIGHTS)
-    a, b = {}, {}
-    for module, (_, scale) in info.modules.items():
-        a[module] = tensors[f"base_model.model.{module}.lora_A.weight"].to(device, dtype)
-        scaled = tensors[f"base_model.model.{module}.lora_B.weight"].float() * scale
-        b[module] = scaled.to(device, dtype).t().contiguous().t()
-    return Adapter(a, b)
+    return Weights(
+        {name: tensors[f"base_model.model.{name}.lora_A.weight"] for name in info.modules},
+        {name: tensors[f"base_model.model.{name}.lora_B.weight"] for name in info.modules},
+        {name: scale for name, (_, scale) in info.modules.items()},
+    )
 
 
 class Addition(ABC):
@@ -95,6 +111,11 @@ class MixedLinear(nn.Module):
 def shapes(layers: Mapping[str, MixedLinear]) -> dict[str, tuple[int, int]]:
     """(out, in) of every linear layer by name."""
     return {name: layer.shapes[layer.names.index(name)] for name, layer in layers.items()}
+
+
+def products(layers: Mapping[str, MixedLinear]) -> list[MixedLinear]:
+    """The products that linear layers by name are parts of, each once."""
+    return list(dict.fromkeys(layers.values()))
 
 
 def wrap(model: nn.Module) -> dict[str, MixedLinear]:

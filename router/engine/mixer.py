@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import torch
 
 from .in_place import InPlaceAdapters
 from .kernels import Kernels
-from .lora import Adapter, Addition, MixedLinear
+from .lora import Addition, MixedLinear, Weights
 from .stacks import Stacks
 
 
 class Gather(Protocol):
     """A way of bringing rows and their adapters together."""
 
-    def additions(self, names: Sequence[str | None]) -> list[Addition | None]:
+    def place(self, weights: Weights) -> Any:
+        """An adapter as it is to stay in memory and be given back; called by whoever reads it, beside forwards."""
+        ...
+
+    def additions(self, names: Sequence[str | None], adapters: Mapping[str, Any]) -> list[Addition | None]:
         """What every product adds when row i uses adapter names[i], None for the bare base; one at least is named."""
         ...
 
@@ -23,21 +29,31 @@ class Gather(Protocol):
         ...
 
 
-class Mixer:
-    """Sets every product for the adapters of a batch. kernels: None where torch's operations are to do it."""
+def gather(
+    products: Sequence[MixedLinear],
+    kernels: Kernels | None,
+    kept: torch.dtype,
+    device: torch.device | None = None,
+) -> Gather:
+    """The way for these products. kernels: None where torch's operations are to do it, on a device (None: the CPU).
 
-    def __init__(
-        self, layers: Mapping[str, MixedLinear], adapters: Mapping[str, Adapter], kernels: Kernels | None
-    ) -> None:
-        self.products = list(dict.fromkeys(layers.values()))
-        self._gather: Gather = (
-            InPlaceAdapters(self.products, adapters, kernels) if kernels else Stacks(self.products, adapters)
-        )
+    kept: of what type adapters stay in memory.
+    """
+    return InPlaceAdapters(products, kernels, kept) if kernels else Stacks(products, kept, device)
+
+
+class Mixer:
+    """Sets every product for the adapters of a batch, which are looked up by name when they are needed."""
+
+    def __init__(self, products: Sequence[MixedLinear], gather: Gather, adapters: Mapping[str, Any]) -> None:
+        """adapters: those in memory, as `gather` has placed them."""
+        self.products, self.adapters = products, adapters
+        self._gather = gather
 
     def set(self, names: Sequence[str | None]) -> None:
         """Make the next forwards treat row i with adapter names[i], None for the bare base."""
         bare = all(name is None for name in names)
-        self.additions = [None] * len(self.products) if bare else self._gather.additions(names)
+        self.additions = [None] * len(self.products) if bare else self._gather.additions(names, self.adapters)
 
     @property
     def additions(self) -> list[Addition | None]:

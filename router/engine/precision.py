@@ -15,7 +15,7 @@ from specialists.errors import BadInput, Unavailable
 from specialists.paths import cache
 
 from .base import Base
-from .lora import MixedLinear
+from .lora import MixedLinear, products
 from .products import Plain, eight_bits, int8
 from .progress import bar
 
@@ -61,20 +61,20 @@ def to_int8(layers: Mapping[str, MixedLinear], base: Base) -> None:
     from safetensors import SafetensorError
 
     path = cache() / "int8" / f"{base.weights[:32]}.safetensors"
-    products = list(dict.fromkeys(layers.values()))
+    every = products(layers)
     try:
-        _read(path, products)
+        _read(path, every)
     except (OSError, SafetensorError):  # not there yet, or cut short: made from the weights that are there
         path.unlink(missing_ok=True)
-        _make(path, products)
-        _read(path, products)
+        _make(path, every)
+        _read(path, every)
 
 
-def _read(path: Path, products: list[MixedLinear]) -> None:
+def _read(path: Path, every: list[MixedLinear]) -> None:
     from safetensors import safe_open
 
     made = []
-    for product in products:
+    for product in every:
         assert isinstance(product.product, Plain)
         with safe_open(
             path, framework="pt"
@@ -82,11 +82,11 @@ def _read(path: Path, products: list[MixedLinear]) -> None:
             weights = [file.get_tensor(f"{name}.weight") for name in product.names]
             scales = [file.get_tensor(f"{name}.scale") for name in product.names]
         made.append(int8(weights, scales, product.product.bias))
-    for product, eight in zip(products, made, strict=True):
+    for product, eight in zip(every, made, strict=True):
         product.product = eight
 
 
-def _make(path: Path, products: list[MixedLinear]) -> None:
+def _make(path: Path, every: list[MixedLinear]) -> None:
     from safetensors.torch import save_file
 
     try:
@@ -95,9 +95,9 @@ def _make(path: Path, products: list[MixedLinear]) -> None:
             if path.exists():
                 return
             found: dict[str, Tensor] = {}
-            total = sum(out * inside for product in products for out, inside in product.shapes)
+            total = sum(out * inside for product in every for out, inside in product.shapes)
             with bar(total, "Rounding weights to 8 bits", unit="") as progress:
-                for product in products:
+                for product in every:
                     assert isinstance(product.product, Plain)
                     for name, linear in zip(product.names, product.product.linears, strict=True):
                         found[f"{name}.weight"], found[f"{name}.scale"] = eight_bits(linear.weight)

@@ -13,15 +13,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from registry.adapter import WEIGHTS, AdapterInfo, Shapes, check
 from specialists.errors import BadInput, Damaged, RouterError, Unavailable
 
-from .lora import Adapter, read_adapter
+from .lora import Weights, read_adapter
 from .threads import release
 
 ADAPTER_BYTES = 1 << 30  # about 60 adapters of rank 16 on every linear layer of Qwen2.5-0.5B in bf16
@@ -47,20 +48,20 @@ class _Record:
 class Residency:
     """Registered adapters by name, resident ones by hash. Safe for use from several threads.
 
-    shapes: (out, in) of the base's linear layers by name. device: where adapters go, None for the CPU.
-    budget: bytes of resident adapters, which one adapter larger than it and those pinned may exceed.
-    `resident` is for reading only.
+    shapes: (out, in) of the base's linear layers by name. place: makes of an adapter that was read what stays in
+    memory, of type `kept`. budget: bytes of resident adapters, which one adapter larger than it and those pinned may
+    exceed. `resident` is for reading only.
     """
 
     def __init__(
         self,
         shapes: Shapes,
-        dtype: torch.dtype,
+        kept: torch.dtype,
+        place: Callable[[Weights], Any],
         budget: int = ADAPTER_BYTES,
-        device: torch.device | None = None,
     ) -> None:
-        self.shapes, self.dtype, self.budget, self.device = shapes, dtype, budget, device
-        self.resident: OrderedDict[str, Adapter] = OrderedDict()  # the least recently used first
+        self.shapes, self.kept, self.place, self.budget = shapes, kept, place, budget
+        self.resident: OrderedDict[str, Any] = OrderedDict()  # the least recently used first
         self.on_change: Callable[[], None] = lambda: None  # called by the reading thread when it has read one
         self.loads = 0  # adapters read from disk so far
         self.bytes = 0  # memory that resident adapters take, and those being read
@@ -89,8 +90,7 @@ class Residency:
         if stamp is None or stamp != _stamp(folder):
             raise Damaged(f"The adapter in {folder} was changed while it was read; add it again.")
         size = sum(
-            rank * sum(self.shapes[module]) * self.dtype.itemsize
-            for module, (rank, _) in info.modules.items()
+            rank * sum(self.shapes[module]) * self.kept.itemsize for module, (rank, _) in info.modules.items()
         )
         with self._lock:
             record = self._records.setdefault(key, _Record(key, folder, info, stamp, size))
@@ -255,28 +255,23 @@ class Residency:
 
     def _attempt(
         self, folder: Path, info: AdapterInfo, stamp: tuple[int, ...]
-    ) -> tuple[Adapter | None, RouterError | None]:
+    ) -> tuple[Any | None, RouterError | None]:
         """An adapter, or why it could not be read."""
         try:
-            return _load(folder, info, stamp, self.dtype, self.device), None
+            return self._load(folder, info, stamp), None
         except RouterError as error:
             return None, error
         except Exception as error:
             return None, Unavailable(f"The adapter in {folder} could not be read: {error}")
 
-
-def _load(
-    folder: Path, info: AdapterInfo, stamp: tuple[int, ...], dtype: torch.dtype, device: torch.device | None
-) -> Adapter:
-    """Read a checked adapter. Raises Damaged when the file is no longer the one that was checked."""
-    if _stamp(folder) != stamp:
-        raise Damaged(f"The adapter in {folder} was changed or removed after it was added; add it again.")
-    adapter = read_adapter(folder, info, dtype, device)
-    # What needed no cast is still mapped from the file, which others may write to, and would be read in mid-forward.
-    adapter = replace(adapter, a={name: a.clone() for name, a in adapter.a.items()})
-    if _stamp(folder) != stamp:
-        raise Damaged(f"The adapter in {folder} was changed while it was read; add it again.")
-    return adapter
+    def _load(self, folder: Path, info: AdapterInfo, stamp: tuple[int, ...]) -> Any:
+        """Read a checked adapter. Raises Damaged when the file is no longer the one that was checked."""
+        if _stamp(folder) != stamp:
+            raise Damaged(f"The adapter in {folder} was changed or removed after it was added; add it again.")
+        placed = self.place(read_adapter(folder, info))
+        if _stamp(folder) != stamp:
+            raise Damaged(f"The adapter in {folder} was changed while it was read; add it again.")
+        return placed
 
 
 def _stamp(folder: Path) -> tuple[int, ...] | None:

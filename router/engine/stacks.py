@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .additions import Alone, Gathered, Parts, alone, seated
-from .lora import Adapter, Addition, MixedLinear
+from .lora import Adapter, Addition, MixedLinear, Weights
 
 LEAST_RANKS = 8  # of a stack; then 16, 32, ...
 JOINED = (
@@ -57,17 +57,27 @@ class Stacks:
     or ends moves at most one adapter.
     """
 
-    def __init__(self, products: Sequence[MixedLinear], adapters: Mapping[str, Adapter]) -> None:
-        self.products, self.adapters = products, adapters
+    def __init__(
+        self, products: Sequence[MixedLinear], kept: torch.dtype, device: torch.device | None = None
+    ) -> None:
+        """kept: what adapters are cast to. device: where they go, None for the CPU."""
+        self.products, self.kept, self.device = products, kept, device
         self._stacks: dict[int, _Stack] = {}  # by ranks
         self._one: str | None = None  # the adapter that `_alone` was made for
         self._alone: list[Alone | None] = []
 
-    def additions(self, names: Sequence[str | None]) -> list[Addition | None]:
+    def place(self, weights: Weights) -> Adapter:
         """See Gather."""
-        present = sorted({name for name in names if name is not None})
+        return weights.cast(self.kept, self.device)
+
+    def additions(
+        self, names: Sequence[str | None], adapters: Mapping[str, Adapter]
+    ) -> list[Addition | None]:
+        """See Gather."""
+        present = {name: adapters[name] for name in sorted({name for name in names if name is not None})}
         if len(set(names)) == 1:
-            return [*self._of_one(present[0])]
+            ((name, adapter),) = present.items()
+            return [*self._of_one(name, adapter)]
         return self._of_many(names, present)
 
     def forget(self, name: str) -> None:
@@ -77,21 +87,21 @@ class Stacks:
         for stack in self._stacks.values():
             stack.places.pop(name, None)
 
-    def _of_one(self, name: str) -> list[Alone | None]:
+    def _of_one(self, name: str, adapter: Adapter) -> list[Alone | None]:
         if self._one != name:
-            self._alone = [alone(product, self.adapters[name]) for product in self.products]
+            self._alone = [alone(product, adapter) for product in self.products]
             self._one = name
         return self._alone
 
-    def _of_many(self, names: Sequence[str | None], present: Sequence[str]) -> list[Addition | None]:
-        by_ranks: dict[int, list[str]] = {}
-        for name in present:
-            by_ranks.setdefault(_ranks(self.adapters[name].rank), []).append(name)
-        device = next(iter(self.adapters[present[0]].a.values())).device
+    def _of_many(self, names: Sequence[str | None], present: Mapping[str, Adapter]) -> list[Addition | None]:
+        by_ranks: dict[int, dict[str, Adapter]] = {}
+        for name, adapter in present.items():
+            by_ranks.setdefault(_ranks(adapter.rank), {})[name] = adapter
+        device = next(iter(next(iter(present.values())).a.values())).device
         taken = []
         for ranks, some in by_ranks.items():
             stack = self._placed(ranks, some)
-            taken.append((seated(names, stack.places, some, device), stack))
+            taken.append((seated(names, stack.places, list(some), device), stack))
         made: list[Addition | None] = []
         for index in range(len(self.products)):
             found = [
@@ -102,24 +112,23 @@ class Stacks:
             made.append(Gathered(len(names), found) if found else None)
         return made
 
-    def _placed(self, ranks: int, present: Sequence[str]) -> _Stack:
+    def _placed(self, ranks: int, present: Mapping[str, Adapter]) -> _Stack:
         """The stack of so many ranks with a place for every adapter of a batch, moving as few as can be."""
         stack = self._stacks.get(ranks)
         if stack is None or 2 * _capacity(len(present)) < stack.capacity or len(present) > stack.capacity:
             stack = self._stacks[ranks] = _Stack(ranks, _capacity(len(present)))
-        for name in present:
+        for name, adapter in present.items():
             if name in stack.places:
                 continue
             if (place := stack.free()) is None:
                 stack.places = {other: at for other, at in stack.places.items() if other in present}
                 place = stack.free()
                 assert place is not None
-            self._write(stack, name, place)
+            self._write(stack, adapter, place)
             stack.places[name] = place
         return stack
 
-    def _write(self, stack: _Stack, name: str, place: int) -> None:
-        adapter = self.adapters[name]
+    def _write(self, stack: _Stack, adapter: Adapter, place: int) -> None:
         some = next(iter(adapter.a.values()))
         kind = torch.float32 if some.device.type == "cpu" else some.dtype
         for index, product in enumerate(self.products):

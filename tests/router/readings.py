@@ -29,14 +29,14 @@ class Reads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
         self.gates: dict[str, threading.Event] = {}
-        self._load = module._load
-        monkeypatch.setattr(module, "_load", self)
+        self._read = module.read_adapter
+        monkeypatch.setattr(module, "read_adapter", self)
 
     def __call__(self, folder: Path, *rest: Any) -> Any:
         self.names.append(folder.name)
         if gate := self.gates.get(folder.name):
             assert gate.wait(WAIT)
-        return self._load(folder, *rest)
+        return self._read(folder, *rest)
 
     def gate(self, name: str) -> threading.Event:
         """Have readings of a folder of that name wait for this."""

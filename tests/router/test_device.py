@@ -12,10 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from router.engine.device import choose
-from router.engine.lora import Adapter, shapes, wrap
+from router.engine.lora import Adapter, products, shapes, wrap
 from router.engine.mixer import Mixer
 from router.engine.precision import resolve
 from router.engine.qwen2 import Qwen2
+from router.engine.stacks import Stacks
 from specialists.errors import BadInput
 
 ROWS, TIME = 3, 5
@@ -70,7 +71,7 @@ def test_everything_of_a_forward_is_where_the_weights_are(tiny_base: Path, names
             )
             for name, rank in (("one", 8), ("two", 4))
         }
-        Mixer(layers, adapters, None).set(names)
+        Mixer(products(layers), Stacks(products(layers), torch.float32), adapters).set(names)
         cache = model.empty_cache()
         ids = torch.ones(ROWS, TIME, dtype=torch.long)
         scores = model.logits(ids, _seen(TIME), cache)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from registry.adapter import check
 from router.engine.base import find_base
 from router.engine.engine import Engine
 from router.engine.kernels import load
-from router.engine.mixer import Mixer
+from router.engine.lora import products, read_adapter
+from router.engine.mixer import Mixer, gather
 
 QUESTIONS = ["hi", "a somewhat longer question, is it not?", "x", "middling length here"]
 NAMES = ["one", None, "two", "one"]
@@ -40,7 +42,13 @@ def test_scores_are_those_of_peft(
     for name, folder in folders.items():
         engine.add(name, folder)
     keys = {name: engine.adapters[name] for name in folders}
-    mixer = Mixer(engine.layers, engine.residency.resident, load() if kernels else None)
+    every = products(engine.layers)
+    way = gather(every, load() if kernels else None, engine.model.dtype)
+    placed = {
+        keys[name]: way.place(read_adapter(folder, check(folder, engine.residency.shapes)))
+        for name, folder in folders.items()
+    }
+    mixer = Mixer(every, way, placed)
     prompts = [engine.chat.prompt_ids([{"role": "user", "content": text}]) for text in QUESTIONS]
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])

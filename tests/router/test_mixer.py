@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +14,8 @@ from torch import Tensor, nn
 from router.engine.additions import Alone, Gathered
 from router.engine.in_place import InPlace
 from router.engine.kernels import Kernels, load
-from router.engine.lora import Adapter, MixedLinear, wrap
-from router.engine.mixer import Mixer
+from router.engine.lora import MixedLinear, Weights, products, wrap
+from router.engine.mixer import Mixer, gather
 from router.engine.products import Plain, eight_bits, int8
 from router.engine.threads import at_most
 
@@ -38,7 +41,8 @@ class Two(nn.Module):
         self.gate, self.up, self.down = (nn.Linear(inside, out) for out, inside in widths.values())
 
 
-def adapter_of(name: str, dtype: torch.dtype, widths: Widths = SMALL) -> Adapter:
+def weights_of(name: str, dtype: torch.dtype, widths: Widths = SMALL) -> Weights:
+    """Of an adapter's file of that type."""
     draw = torch.Generator().manual_seed(ord(name))
     shapes = {key: shape for key, shape in widths.items() if key != LACKS.get(name)}
     rank = RANKS[name]
@@ -47,19 +51,50 @@ def adapter_of(name: str, dtype: torch.dtype, widths: Widths = SMALL) -> Adapter
         for key, (_, inside) in shapes.items()
     }
     b = {f"two.{key}": torch.randn(out, rank, generator=draw).to(dtype) for key, (out, _) in shapes.items()}
-    return Adapter(a, b)
+    return Weights(a, b, {key: 0.5 + place for place, key in enumerate(a)})
+
+
+def mixed(
+    layers: dict[str, MixedLinear],
+    adapters: Mapping[str, Weights],
+    kernels: Kernels | None,
+    kept: torch.dtype = torch.float32,
+) -> Mixer:
+    """A mixer of these adapters, placed as it wants them each time that one is looked up."""
+    way = gather(products(layers), kernels, kept)
+
+    class Placed(dict[str, Any]):
+        def __missing__(self, name: str) -> Any:
+            return way.place(adapters[name])
+
+    return Mixer(products(layers), way, Placed())
+
+
+def kept_as(tensor: Tensor, kept: torch.dtype) -> Tensor:
+    """What is multiplied when a tensor [ranks, any] is kept in memory as that type."""
+    if kept != torch.int8:
+        return tensor.to(kept).float()
+    short, scale = eight_bits(tensor)
+    return short.float() * scale[:, None]
 
 
 def expected(
-    product: MixedLinear, adapters: dict[str, Adapter], names: list[str | None], x: Tensor
+    product: MixedLinear,
+    adapters: dict[str, Weights],
+    names: list[str | None],
+    x: Tensor,
+    kept: torch.dtype = torch.float32,
 ) -> Tensor:
     """B A x of every row's own adapter; x [rows, time, in]."""
     y = torch.zeros(*x.shape[:2], sum(out for out, _ in product.shapes))
     for row, name in enumerate(names):
         for columns, layer in zip(product.columns, product.names, strict=True):
             if name is not None and layer in adapters[name].a:
-                low = x[row].float() @ adapters[name].a[layer].float().t()
-                y[row, :, columns] = low @ adapters[name].b[layer].float().t()
+                weights = adapters[name]
+                low = x[row].float() @ kept_as(weights.a[layer], kept).t()
+                y[row, :, columns] = low @ kept_as(
+                    (weights.b[layer].float() * weights.scales[layer]).t(), kept
+                )
     return y
 
 
@@ -72,7 +107,8 @@ rows = st.lists(st.sampled_from([None, *RANKS]), min_size=1, max_size=20)
     st.lists(rows, min_size=1, max_size=6),
     st.sampled_from([1, 3]),
     st.sampled_from([SMALL, LARGE]),
-    st.booleans(),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.int8]),
     st.booleans(),
     st.booleans(),
 )
@@ -81,24 +117,26 @@ def test_every_row_gets_its_own(
     batches: list[list[str | None]],
     time: int,
     widths: Widths,
-    bf16: bool,
+    filed: torch.dtype,
+    kept: torch.dtype,
     bf16_in: bool,
     bf16_out: bool,
 ) -> None:
     layers = wrap(nn.ModuleDict({"two": Two(widths)}))
-    kind = torch.bfloat16 if bf16 else torch.float32
-    adapters = {name: adapter_of(name, kind, widths) for name in RANKS}
-    mixer = Mixer(layers, adapters, kernels)
+    if kept == torch.int8 and not kernels:
+        kept = torch.float32  # rounded ones are for the loops only
+    adapters = {name: weights_of(name, filed, widths) for name in RANKS}
+    mixer = mixed(layers, adapters, kernels, kept)
     for names in batches:
         mixer.set(names)
         for product in dict.fromkeys(layers.values()):
             x = torch.randn(len(names), time, product.shapes[0][1])
             y = torch.randn(len(names) * time, sum(out for out, _ in product.shapes))
             x, y = (x.bfloat16() if bf16_in else x), (y.bfloat16() if bf16_out else y)
-            wanted = expected(product, adapters, names, x) + y.view(*x.shape[:2], -1).float()
+            wanted = expected(product, adapters, names, x, kept) + y.view(*x.shape[:2], -1).float()
             if product.addition is not None:
                 product.addition.add_to(y, x.flatten(0, 1))
-            rough = bf16_out or (not kernels and (bf16 or bf16_in))
+            rough = bf16_out or (not kernels and (kept == torch.bfloat16 or bf16_in))
             size = float(wanted.abs().max()) if rough and len(wanted) else 1.0
             assert torch.allclose(
                 y.view_as(wanted).float(),
@@ -111,8 +149,8 @@ def test_every_row_gets_its_own(
 @pytest.mark.skipif(load() is None, reason="there are no kernels here")
 def test_the_number_of_threads_changes_no_bit() -> None:
     layers = wrap(nn.ModuleDict({"two": Two(LARGE)}))
-    adapters = {name: adapter_of(name, torch.bfloat16, LARGE) for name in RANKS}
-    mixer = Mixer(layers, adapters, load())
+    adapters = {name: weights_of(name, torch.bfloat16, LARGE) for name in RANKS}
+    mixer = mixed(layers, adapters, load(), torch.bfloat16)
     mixer.set([*RANKS, None, *RANKS])
     (product, *_) = layers.values()
     x, found = torch.randn(17 * 3, 37), []
@@ -126,11 +164,12 @@ def test_the_number_of_threads_changes_no_bit() -> None:
 
 
 @pytest.mark.skipif(not ((found := load()) and found.multiplies), reason="there are no such kernels here")
-@pytest.mark.parametrize("time", [1, 3])
+@pytest.mark.parametrize("time", [1, 3, 501])  # the last: more rows than stay in a cache while weights go by
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.int8])
 @torch.inference_mode()
-def test_added_within_a_product_in_8_bits_is_the_same_to_the_bit(time: int) -> None:
+def test_added_within_a_product_in_8_bits_is_the_same_to_the_bit(time: int, kind: torch.dtype) -> None:
     layers = wrap(nn.ModuleDict({"two": Two(LARGE)}))
-    mixer = Mixer(layers, {name: adapter_of(name, torch.bfloat16, LARGE) for name in RANKS}, load())
+    mixer = mixed(layers, {name: weights_of(name, torch.float32, LARGE) for name in RANKS}, load(), kind)
     names = ["a", None, "c", "e", "a", "g", "d"]
     mixer.set(names)
     for product in dict.fromkeys(layers.values()):
@@ -146,8 +185,8 @@ def test_added_within_a_product_in_8_bits_is_the_same_to_the_bit(time: int) -> N
 @pytest.mark.parametrize("kernels", WAYS)
 def test_an_adapter_that_was_replaced_is_written_again(kernels: Kernels | None) -> None:
     layers = wrap(nn.ModuleDict({"two": Two()}))
-    adapters = {name: adapter_of(name, torch.float32) for name in "bf"}
-    mixer = Mixer(layers, adapters, kernels)
+    adapters = {name: weights_of(name, torch.float32) for name in "bf"}
+    mixer = mixed(layers, adapters, kernels)
     (product, *_) = layers.values()
     x = torch.randn(2, 6)
     for names in (["b", "f"], ["b", "b"]):
@@ -155,21 +194,21 @@ def test_an_adapter_that_was_replaced_is_written_again(kernels: Kernels | None) 
         before = torch.zeros(2, 7)
         assert product.addition is not None
         product.addition.add_to(before, x)
-        adapters["b"] = adapter_of("h", torch.float32)
+        adapters["b"] = weights_of("h", torch.float32)
         mixer.forget("b")
         mixer.set(names)
         after = torch.zeros(2, 7)
         product.addition.add_to(after, x)
         assert not torch.equal(before[0], after[0])
         assert torch.allclose(after, expected(product, adapters, names, x[:, None])[:, 0], atol=1e-4)
-        adapters["b"] = adapter_of("b", torch.float32)
+        adapters["b"] = weights_of("b", torch.float32)
         mixer.forget("b")
 
 
 def test_who_leaves_and_comes_moves_nobody() -> None:
     layers = wrap(nn.ModuleDict({"two": Two()}))
-    adapters = {name: adapter_of(name, torch.float32) for name in "bfh"}
-    mixer = Mixer(layers, adapters, None)
+    adapters = {name: weights_of(name, torch.float32) for name in "bfh"}
+    mixer = mixed(layers, adapters, None)
     (product, *_) = layers.values()
     stacks = []
     for names in (["b", "f"], ["b", None], ["b", "f"], ["h", "b"], ["b"], ["f", "b"]):
@@ -185,8 +224,8 @@ def test_who_leaves_and_comes_moves_nobody() -> None:
 @pytest.mark.parametrize("count", [16, 17])
 def test_one_adapter_adds_the_same_to_few_rows_and_to_many(count: int) -> None:
     layers = wrap(nn.ModuleDict({"two": Two()}))
-    adapters = {"b": adapter_of("b", torch.bfloat16)}
-    mixer = Mixer(layers, adapters, None)
+    adapters = {"b": weights_of("b", torch.bfloat16)}
+    mixer = mixed(layers, adapters, None)
     mixer.set(["b"] * count)
     for product in dict.fromkeys(layers.values()):
         x = torch.randn(count, 1, product.shapes[0][1])

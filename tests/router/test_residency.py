@@ -37,7 +37,7 @@ def opened(tiny_base: Path) -> Engine:
 @pytest.fixture
 def residency(opened: Engine) -> Residency:
     """With room for three tiny adapters."""
-    return Residency(opened.residency.shapes, opened.model.dtype, 3 * SIZE)
+    return Residency(opened.residency.shapes, opened.model.dtype, opened.residency.place, 3 * SIZE)
 
 
 def test_the_least_recently_used_goes_and_the_pinned_stays(residency: Residency, tiny_adapter: Make) -> None:
@@ -81,7 +81,7 @@ def six(tiny_adapter: Make) -> list[Path]:
 def test_the_budget_holds_whatever_happens(
     opened: Engine, six: list[Path], steps: list[tuple[str, int]]
 ) -> None:
-    residency = Residency(opened.residency.shapes, opened.model.dtype, 3 * SIZE)
+    residency = Residency(opened.residency.shapes, opened.model.dtype, opened.residency.place, 3 * SIZE)
     pinned: set[int] = set()
     for step, index in steps:
         name = str(index)
