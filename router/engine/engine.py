@@ -77,6 +77,8 @@ class Engine:
     def identity(self) -> str:
         """Which weights answer, and in what precision unless in their own: for reports and the names of answers."""
         weights = f"{self.base.id}@{self.base.weights[:16]}"
+        if self.residency.kept == torch.int8:
+            weights += " and adapters"
         return weights if self.precision == "bf16" else f"{weights} {self.precision}"
 
     @property

@@ -44,6 +44,10 @@ class Pace:
         self._given_back = False
         self.rest()
 
+    def begin(self) -> None:
+        """To be called by a thread that begins to multiply: it gets this number, whatever others have set meanwhile."""
+        self._use(self.threads)
+
     def rest(self) -> None:
         """Nothing is multiplied for a while: what is measured begins anew."""
         self._since: tuple[float, float, float] | None = None

@@ -161,6 +161,8 @@ class Scheduler:
 
     @torch.inference_mode()
     def _work(self) -> None:
+        if self.engine.pace:
+            self.engine.pace.begin()
         while self._await_work():
             try:
                 changed = self._loop.turn()

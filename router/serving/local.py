@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import torch
+
 from registry.adapter import WEIGHTS
 from registry.store import Version, verify
 from specialists.errors import RouterError
@@ -28,6 +30,7 @@ class Local:
     ) -> None:
         self._spec, self._precision = base, precision
         self._queue, self._rows = queue, rows
+        self._threads = torch.get_num_threads()
         self.scheduler: Scheduler | None = None
         # ref -> which file was added, and what is to be known of it with this base
         self._added: dict[str, tuple[object, str | None]] = {}
@@ -47,6 +50,9 @@ class Local:
     def _open(self) -> Scheduler:
         from ..ask import open_engine
 
+        torch.set_num_threads(
+            self._threads
+        )  # for this thread too, while one that routes keeps itself to fewer
         return Scheduler(open_engine(self._spec, self._precision), self._queue, self._rows)
 
     async def close(self) -> None:

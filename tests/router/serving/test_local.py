@@ -6,9 +6,11 @@ import asyncio
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from registry.card import Card
 from registry.store import Store, Version
@@ -18,6 +20,7 @@ from router.engine.base import find_base
 from router.engine.engine import Engine
 from router.engine.request import Generation, Request
 from router.engine.scheduler import Busy
+from router.engine.threads import at_most
 from router.serving.local import Local
 from specialists.errors import Damaged
 
@@ -85,6 +88,40 @@ def test_everyone_gets_what_the_engine_gives_alone(tiny_base: Path, versions: li
     for (text, said), request in zip(asyncio.run(serve()), requests(versions), strict=True):
         (alone,) = engine.generate([request])
         assert text == said.text == alone.text and said.prompt_tokens == alone.prompt_tokens > 0
+
+
+def test_all_threads_multiply_though_one_that_routes_keeps_itself_to_one_while_it_opens(
+    tiny_base: Path,
+) -> None:
+    """It would else go on with one, or with all when others want the processors, many times as slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    routes, opened = threading.Event(), threading.Event()
+
+    def route() -> None:
+        with at_most(1):
+            routes.set()
+            assert opened.wait(60)
+
+    async def serve() -> tuple[int, int]:
+        local = Local(str(tiny_base), "bf16")
+        with ThreadPoolExecutor(1) as pool:
+            routing = pool.submit(route)
+            try:
+                assert routes.wait(60)
+                await local.open()
+                lent = local.lend(torch.get_num_threads)
+                assert lent is not None and local.scheduler is not None and local.scheduler.engine.pace
+                return await lent, local.scheduler.engine.pace.most
+            finally:
+                opened.set()
+                routing.result()
+                await local.close()
+
+    try:
+        assert asyncio.run(serve()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_its_thread_is_lent_when_it_is_open(tiny_base: Path) -> None:
