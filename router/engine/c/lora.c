@@ -102,6 +102,10 @@ __attribute__((always_inline)) static inline void raise_some(const int kind, con
         }
 }
 
+static inline void fetch(const void *from, long bytes) {
+    for (long at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at);
+}
+
 /* B of the layer's columns in a block that has some. */
 static inline const void *block_of(const part_t *part, long block, int kind) {
     return (const char *)part->b + (block - part->start / OUT) * part->rank * OUT * bytes_of(kind);
@@ -159,6 +163,19 @@ __attribute__((always_inline)) static inline void raise_part(const int kind, con
     const long begin = any->start > block * OUT ? any->start : block * OUT;
     const int columns = least(any->start + any->width, (block + 1) * OUT) - begin;
     if (columns <= 0) return;
+    if (time == 1 && columns == OUT && batch->ends[batch->groups - 1] == batch->groups) { /* a row each, as in a crowd */
+        for (int g = 0; g < batch->groups; g++) {
+            const part_t *part = batch->tables[g] + p;
+            const float *from = low + batch->order[g] * wide;
+            const long to = batch->order[g] * out + begin;
+            if (g + 1 < batch->groups) {
+                fetch(block_of(batch->tables[g + 1] + p, block, kind), part->rank * OUT * bytes_of(kind));
+                fetch((char *)y + (batch->order[g + 1] * out + begin) * bytes_of(y_half), OUT * bytes_of(y_half));
+            }
+            if (part->rank) raise1(kind, y_half, block_of(part, block, kind), part->rank, &from, y, &to);
+        }
+        return;
+    }
     long at = 0, moment = 0;
     for (int g = 0; g < batch->groups; g++) {
         const part_t *part = batch->tables[g] + p;
