@@ -127,15 +127,15 @@ def main(n: int, dtype: str, out: Path | None) -> None:
         model.to(getattr(torch, dtype))
         results[version.ref] = compared(model.base_model, rows[version.card.name], engine.chat.stop)
         click.echo(f"{version.ref}: {json.dumps(results[version.ref])}")
-    report = {
-        "dtype": dtype,
-        "results": results,
-        "command": shlex.join(["python", "benchmarks/same_as_peft.py", *sys.argv[1:]]),
-        "environment": environment(),
-    }
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, (json.dumps(report, indent=1) + "\n").encode())
+        report = {
+            "dtype": dtype,
+            "results": results,
+            "command": shlex.join(["python", "benchmarks/same_as_peft.py", *sys.argv[1:]]),
+            "environment": environment(),
+        }
+        if out:  # after each, so that hours are not lost with the last
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(out, (json.dumps(report, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from router.engine.in_place import InPlace
 from router.engine.kernels import Kernels, load
 from router.engine.lora import MixedLinear, Weights, products, wrap
 from router.engine.mixer import Mixer, gather
-from router.engine.products import Plain, eight_bits, int8
+from router.engine.products import Int8Compiled, Plain, eight_bits
 from router.engine.threads import at_most
 
 RANKS = {"a": 1, "b": 8, "c": 5, "d": 9, "e": 20, "f": 8, "g": 2, "h": 8}
@@ -175,7 +175,9 @@ def test_added_within_a_product_in_8_bits_is_the_same_to_the_bit(time: int, kind
     for product in dict.fromkeys(layers.values()):
         assert isinstance(product.product, Plain) and isinstance(product.addition, InPlace)
         rounded = [eight_bits(linear.weight) for linear in product.product.linears]
-        eight = int8(*zip(*rounded, strict=True), product.product.bias)
+        weight, scale = (torch.cat(some) for some in zip(*rounded, strict=True))
+        assert found and product.product.bias is not None
+        eight = Int8Compiled(weight, scale, product.product.bias, found)
         x = torch.randn(len(names) * time, product.shapes[0][1])
         y = eight(x)
         product.addition.add_to(y, x)
