@@ -21,15 +21,8 @@ from .products import Int8Compiled, Product
 
 ALIGNED = 64  # bytes between one tensor's beginning and the next's, or a multiple
 _PART = np.dtype(  # part_t of lora.h
-    [
-        ("a", "u8"),
-        ("b", "u8"),
-        ("scale", "u8"),
-        ("rank", "i4"),
-        ("start", "i4"),
-        ("width", "i4"),
-        ("unused", "i4"),
-    ]
+    [(name, "u8") for name in ("a", "b", "scale")]
+    + [(name, "i4") for name in ("rank", "start", "width", "unused")]
 )
 
 

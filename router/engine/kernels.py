@@ -1,6 +1,6 @@
 """Compiled loops for what torch does slowly: products in 8 bits, what adapters add to rows, and what lies between.
 
-The sources in c/ are compiled at their first use, in three seconds, for this processor, and kept in the cache. That
+The sources in c/ are compiled at their first use, in four seconds, for this processor, and kept in the cache. That
 takes Linux, gcc, AVX-512, without which they are slower, and a torch that multiplies with libgomp, whose threads
 they share. Elsewhere, and with ROUTER_KERNELS=off, torch's own operations do the same: docs/engine.md has the figures.
 """
@@ -64,16 +64,8 @@ class Kernels:
         self._attend.argtypes = [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]
         self._attend.argtypes += [c_long] * 7 + [c_float, c_void_p]
         self._place = library.place_part
-        self._place.argtypes = [
-            c_void_p,
-            c_int,
-            c_void_p,
-            c_int,
-            c_float,
-            *[c_long] * 4,
-            c_int,
-            *[c_void_p] * 3,
-        ]
+        self._place.argtypes = [c_void_p, c_int, c_void_p, c_int, c_float, *[c_long] * 4, c_int]
+        self._place.argtypes += [c_void_p] * 3
         for function in (self._add, self._norm, self._gated, self._attend, self._place):
             function.restype = None
         self.multiplies = hasattr(library, "multiply_eight_bits")  # this processor, in 8 bits

@@ -110,9 +110,8 @@ def int8(weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | Non
     weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
     scale, bias = torch.cat(list(scales)), None if bias is None else bias.float().contiguous()
     kernels = load()
-    if (
-        kernels and kernels.multiplies and not torch.cpu._is_amx_tile_supported()
-    ):  # which multiplies prompts faster
+    # Where there is AMX oneDNN multiplies prompts with it, and the kernels do not.
+    if kernels and kernels.multiplies and not torch.cpu._is_amx_tile_supported():
         return Int8Compiled(weight, scale, bias, kernels)
     return Int8(weight, scale, bias)
 

@@ -50,9 +50,8 @@ class Local:
     def _open(self) -> Scheduler:
         from ..ask import open_engine
 
-        torch.set_num_threads(
-            self._threads
-        )  # for this thread too, while one that routes keeps itself to fewer
+        # What a thread begins with is what another has set for itself last, like the one that routes.
+        torch.set_num_threads(self._threads)
         return Scheduler(open_engine(self._spec, self._precision), self._queue, self._rows)
 
     async def close(self) -> None:
