@@ -63,7 +63,8 @@ class Engine:
             to_int8(self.layers, base)
         kernels = load() if self.device.type == "cpu" and self.model.dtype in KINDS else None
         every = products(self.layers)
-        kept = torch.int8 if self.precision == "int8" and kernels else self.model.dtype
+        rounded = self.precision == "int8" and kernels is not None and kernels.multiplies
+        kept = torch.int8 if rounded else self.model.dtype
         way = gather(every, kernels, kept, self.device)
         self.residency = Residency(shapes(self.layers), kept, way.place, adapter_bytes)
         self.prefixes = PrefixCache(prefix_bytes)

@@ -6,7 +6,6 @@ The compiled loops read each adapter of a batch once for all of its rows, where 
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -15,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels import OUT, STORED, Batch, Kernels
+from .kernels import OUT, STORED, Batch, Kernels, low_floats
 from .lora import Addition, MixedLinear, Weights
+from .memory import large
 from .products import Int8Compiled, Product
 
 ALIGNED = 64  # bytes between one tensor's beginning and the next's, or a multiple
 _PART = np.dtype(  # part_t of lora.h
-    [(name, "u8") for name in ("a", "b", "scale")]
-    + [(name, "i4") for name in ("rank", "start", "width", "unused")]
+    [(name, "u8") for name in ("a", "b", "scale", "sums")]
+    + [(name, "i4") for name in ("rank", "start", "width", "in")]
 )
 
 
@@ -74,12 +74,12 @@ class InPlace(Addition):
 
     def added(self, product: Product, x: Tensor) -> Tensor:
         """See Addition; in one call where that is possible."""
-        if not isinstance(product, Int8Compiled):
+        if not isinstance(product, Int8Compiled) or STORED[self.mix.batch.kind] != torch.int8:
             return super().added(product, x)
         return product.with_adapters(x, self.mix.batch, self.first, self.parts, self._scratch(x))
 
     def _scratch(self, x: Tensor) -> Tensor:
-        return self.mix.scratch.of(len(x) * self.parts * self.mix.batch.ranks)
+        return self.mix.scratch.of(len(x) * self.parts * low_floats(self.mix.batch.ranks))
 
 
 class InPlaceAdapters:
@@ -94,26 +94,26 @@ class InPlaceAdapters:
     def place(self, weights: Weights) -> Placed:
         """See Gather."""
         parts, size = np.zeros(self._first[-1], _PART), self.kept.itemsize
-        counts = []  # bytes of A, B and scales of each layer
+        counts = []  # bytes of A, B, scales and sums of each layer
         for part, (name, columns) in zip(parts, self._layers(), strict=True):
             width = columns.stop - columns.start
             part["start"], part["width"] = columns.start, width
             if name in weights.a:
-                part["rank"], inside = rank, _ = weights.a[name].shape
+                part["rank"], part["in"] = rank, inside = weights.a[name].shape
                 blocks = -(-(columns.start % OUT + width) // OUT)
-                counts += [rank * inside * size, blocks * rank * OUT * size, rank * 4]
+                kept = -(-rank // 4) * 4 if self.kept == torch.int8 else rank
+                counts += [rank * inside * size, blocks * kept * OUT * size, rank * 4, rank * 4]
         ends = [0, *accumulate(-(-count // ALIGNED) * ALIGNED for count in counts)]
-        held = _memory(ends[-1])
+        held = large(ends[-1])
         at = iter(ends)
         for part, (name, _) in zip(parts, self._layers(), strict=True):
             if not part["rank"]:
                 continue
-            part["a"], part["b"], scale = (held.data_ptr() + next(at) for _ in range(3))
-            part["scale"] = scale if self.kept == torch.int8 else 0
+            to = [held.data_ptr() + next(at) for _ in range(4)]
+            part["a"], part["b"], part["scale"], part["sums"] = to
             self.kernels.place(
-                weights.a[name], weights.b[name], weights.scales[name], int(part["start"]),
-                self.kept, int(part["a"]), int(part["b"]), scale,
-            )  # fmt: skip
+                weights.a[name], weights.b[name], weights.scales[name], int(part["start"]), self.kept, to
+            )
         bytes = size * sum(one.numel() for side in (weights.a, weights.b) for one in side.values())
         return Placed(parts, held, int(parts["rank"].max()), bytes)
 
@@ -140,6 +140,7 @@ class InPlaceAdapters:
             len(rows),
             STORED.index(self.kept),
             max(one.rank for one in placed),
+            self._first[-1],
         )
         mix = _Mix(self.kernels, self._scratch, batch, (placed, order, ends, pointers))
         used = np.logical_or.reduce([one.parts["rank"] > 0 for one in placed])
@@ -152,11 +153,3 @@ class InPlaceAdapters:
 
     def forget(self, name: str) -> None:
         """See Gather."""
-
-
-def _memory(count: int) -> Tensor:
-    """So many bytes, in large pages where the system has them."""
-    memory = mmap.mmap(-1, count)
-    if large := getattr(mmap, "MADV_HUGEPAGE", None):
-        memory.madvise(large)
-    return torch.frombuffer(memory, dtype=torch.uint8)

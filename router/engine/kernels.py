@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from ctypes import c_float, c_int, c_int32, c_long, c_void_p
 from functools import cache
@@ -22,6 +23,7 @@ from torch import Tensor
 from specialists import paths
 
 from .compiler import CannotCompile, compiled, compiler
+from .memory import large
 
 SOURCES = Path(__file__).parent / "c"
 VARIABLE = "ROUTER_KERNELS"
@@ -46,6 +48,7 @@ class Batch(ctypes.Structure):
         ("groups", c_int32),
         ("kind", c_int32),
         ("ranks", c_int32),
+        ("parts", c_int32),
     )
 
 
@@ -65,49 +68,54 @@ class Kernels:
         self._attend.argtypes += [c_long] * 7 + [c_float, c_void_p]
         self._place = library.place_part
         self._place.argtypes = [c_void_p, c_int, c_void_p, c_int, c_float, *[c_long] * 4, c_int]
-        self._place.argtypes += [c_void_p] * 3
-        for function in (self._add, self._norm, self._gated, self._attend, self._place):
-            function.restype = None
+        self._place.argtypes += [c_void_p] * 2
+        functions = [self._add, self._norm, self._gated, self._attend, self._place]
         self.multiplies = hasattr(library, "multiply_eight_bits")  # this processor, in 8 bits
         if self.multiplies:
             self._pack, self._multiply = library.pack_eight_bits, library.multiply_eight_bits
             self._pack.argtypes = [c_void_p, c_long, c_long, c_void_p, c_void_p]
             self._multiply.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_long]
             self._multiply.argtypes += [c_void_p] * 6 + [c_int, c_int, c_void_p]
-            self._pack.restype = self._multiply.restype = None
+            self._place_eight, self._add_eight = library.place_eight_bits, library.add_lora_eight_bits
+            self._place_eight.argtypes = [c_void_p, c_int, c_void_p, c_int, c_float, *[c_long] * 4]
+            self._place_eight.argtypes += [c_void_p] * 4
+            self._add_eight.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_long, c_void_p]
+            self._add_eight.argtypes += [c_int, c_int, c_void_p, c_void_p]
+            functions += [self._pack, self._multiply, self._place_eight, self._add_eight]
+        for function in functions:
+            function.restype = None
 
-    def add_lora(self, y: Tensor, x: Tensor, batch: Batch, first: int, parts: int, scratch: Tensor) -> None:
+    def add_lora(self, y: Tensor, x: Tensor, batch: Batch, first: int, parts: int, low: Tensor) -> None:
         """y [rows, out] += B A x [rows, in] for every row's own adapter. first, parts: the product's, in every table.
 
-        scratch: at least rows * parts * batch.ranks floats, which are written to.
+        low: at least rows * parts * low_floats(batch.ranks) floats, which are written to. Raises ValueError for
+        adapters in 8 bits and a y that is not float32.
         """
         rows, inside = x.shape
         halves = y.dtype == torch.bfloat16, x.dtype == torch.bfloat16
-        self._add(
-            y.data_ptr(), halves[0], x.data_ptr(), halves[1], rows, inside, y.shape[1],
-            ctypes.byref(batch), first, parts, scratch.data_ptr(),
-        )  # fmt: skip
+        sizes = rows, inside, y.shape[1], ctypes.byref(batch), first, parts
+        if STORED[batch.kind] != torch.int8:
+            self._add(y.data_ptr(), halves[0], x.data_ptr(), halves[1], *sizes, low.data_ptr())
+            return
+        if halves[0]:
+            raise ValueError("adapters in 8 bits are added to float32 only")
+        scratch = torch.empty(rows * (inside + 4) + 4, dtype=torch.uint8)
+        self._add_eight(y.data_ptr(), x.data_ptr(), halves[1], *sizes, scratch.data_ptr(), low.data_ptr())
 
     def place(
-        self,
-        a: Tensor,
-        b: Tensor,
-        scale: float,
-        start: int,
-        kept: torch.dtype,
-        to_a: int,
-        to_b: int,
-        steps: int,
+        self, a: Tensor, b: Tensor, by: float, start: int, kept: torch.dtype, to: Sequence[int]
     ) -> None:
-        """a [rank, in] and b [width, rank] times scale to the addresses of part_t in lora.h, as one of STORED.
+        """a [rank, in] and b [width, rank] times `by`, whose first output is `start` of its product, as one of STORED.
 
-        start: of b's outputs in the product. steps: address for a float of each rank, written to for int8.
+        to: addresses for A and for B, which is zeros, and for int8 for scales and sums; as part_t in lora.h has them.
         """
         a, b = (side.contiguous() if side.dtype in KINDS else side.float().contiguous() for side in (a, b))
-        self._place(
-            a.data_ptr(), STORED.index(a.dtype), b.data_ptr(), STORED.index(b.dtype), scale,
-            *a.shape, len(b), start, STORED.index(kept), to_a, to_b, steps,
-        )  # fmt: skip
+        halves = a.dtype == torch.bfloat16, b.dtype == torch.bfloat16
+        from_where = a.data_ptr(), halves[0], b.data_ptr(), halves[1], by, *a.shape, len(b), start
+        if kept == torch.int8:
+            self._place_eight(*from_where, *to)
+        else:
+            self._place(*from_where, STORED.index(kept), *to[:2])
 
     def normalise(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMSNorm of x [..., width] by weight [width], width a multiple of LANES."""
@@ -155,7 +163,7 @@ class Kernels:
         """weight [out, in] int8 for `multiply`, and what takes the zero point of inputs off again."""
         out, inside = weight.shape
         blocks = -(-out // OUT)
-        packed = torch.empty(blocks, -(-inside // 4), OUT, 4, dtype=torch.int8)
+        packed = large(blocks * -(-inside // 4) * OUT * 4).view(torch.int8).view(blocks, -1, OUT, 4)
         sums = torch.empty(blocks * OUT, dtype=torch.int32)
         weight = weight.contiguous()
         self._pack(weight.data_ptr(), out, inside, packed.data_ptr(), sums.data_ptr())
@@ -172,7 +180,7 @@ class Kernels:
     ) -> Tensor:
         """x [rows, in], rounded to 8 bits, by weights of `pack` and their scale [out], plus bias [out]: float32.
 
-        added: batch, first, parts and scratch of `add_lora`, which is then done too.
+        added: batch, of adapters in 8 bits, first, parts and low of `add_lora`, which is then done too.
         """
         rows, inside = x.shape
         y = torch.empty(rows, len(scale))
@@ -196,6 +204,11 @@ def load() -> Kernels | None:
     if why.startswith(FAILED):
         log.warning("%s. Answers are slower; mend it, or set %s=off.", why, VARIABLE)
     return kernels
+
+
+def low_floats(ranks: int) -> int:
+    """Floats that `add_lora` needs for each row and part of adapters of so many ranks; see LOW in eight_bits.h."""
+    return max(ranks, 2 + 2 * -(-ranks // 4))
 
 
 def kernels_for(x: Tensor, width: int) -> Kernels | None:

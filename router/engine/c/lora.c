@@ -6,8 +6,6 @@
 #define ROWS 4      /* of a tile: rows that share what is read of A or B, */
 #define RANKS 4     /* and ranks that share what is read of a row */
 
-static inline int least(int one, int other) { return one < other ? one : other; }
-
 /* low[row][0 to 3] = A[0 to 3] x[row], where row r of x begins at from[r]. Meanwhile as much is fetched from `next`. */
 #define BEGIN4(r) wide_t s##r##0 = zero, s##r##1 = zero, s##r##2 = zero, s##r##3 = zero;
 #define STEP4(r)                                           \
@@ -102,10 +100,6 @@ __attribute__((always_inline)) static inline void raise_some(const int kind, con
         }
 }
 
-static inline void fetch(const void *from, long bytes) {
-    for (long at = 0; at < bytes; at += 64) __builtin_prefetch((const char *)from + at);
-}
-
 /* B of the layer's columns in a block that has some. */
 static inline const void *block_of(const part_t *part, long block, int kind) {
     return (const char *)part->b + (block - part->start / OUT) * part->rank * OUT * bytes_of(kind);
@@ -118,7 +112,7 @@ static long tiles(const batch_t *batch, int group, int part, long time) {
     return (rank / RANKS + rank % RANKS) * ((rows + ROWS - 1) / ROWS);
 }
 
-void lower_rows(const void *x, int x_half, long rows, long in, const batch_t *batch, int first, int parts, float *low,
+static void lower_rows(const void *x, int x_half, long rows, long in, const batch_t *batch, int first, int parts, float *low,
                 long me, long threads) {
     const long time = rows / batch->rows, wide = (long)parts * batch->ranks;
     long job = 0, jobs = 0;
@@ -146,9 +140,6 @@ void lower_rows(const void *x, int x_half, long rows, long in, const batch_t *ba
                         to[r] = low + row * wide + p * batch->ranks + k;
                     }
                     lower(ranks, some, batch->kind, x_half, a, n + ROWS < count ? a : then, x, from, in, to);
-                    if (part->scale)
-                        for (int r = 0; r < some; r++)
-                            for (int i = 0; i < ranks; i++) to[r][i] *= part->scale[k + i];
                 }
             }
         }
@@ -163,19 +154,6 @@ __attribute__((always_inline)) static inline void raise_part(const int kind, con
     const long begin = any->start > block * OUT ? any->start : block * OUT;
     const int columns = least(any->start + any->width, (block + 1) * OUT) - begin;
     if (columns <= 0) return;
-    if (time == 1 && columns == OUT && batch->ends[batch->groups - 1] == batch->groups) { /* a row each, as in a crowd */
-        for (int g = 0; g < batch->groups; g++) {
-            const part_t *part = batch->tables[g] + p;
-            const float *from = low + batch->order[g] * wide;
-            const long to = batch->order[g] * out + begin;
-            if (g + 1 < batch->groups) {
-                fetch(block_of(batch->tables[g + 1] + p, block, kind), part->rank * OUT * bytes_of(kind));
-                fetch((char *)y + (batch->order[g + 1] * out + begin) * bytes_of(y_half), OUT * bytes_of(y_half));
-            }
-            if (part->rank) raise1(kind, y_half, block_of(part, block, kind), part->rank, &from, y, &to);
-        }
-        return;
-    }
     long at = 0, moment = 0;
     for (int g = 0; g < batch->groups; g++) {
         const part_t *part = batch->tables[g] + p;
@@ -185,6 +163,10 @@ __attribute__((always_inline)) static inline void raise_part(const int kind, con
             continue;
         }
         const void *b = block_of(part, block, kind);
+        if (g + 1 < batch->groups) {
+            const part_t *next = batch->tables[g + 1] + p;
+            fetch(block_of(next, block, kind), next->rank * OUT * bytes_of(kind));
+        }
         for (long left = (batch->ends[g] - at) * time; left > 0; left -= ROWS) {
             const int some = least(ROWS, left);
             const float *from[ROWS];
@@ -204,7 +186,7 @@ __attribute__((always_inline)) static inline void raise_part(const int kind, con
     }
 }
 
-void raise_rows(void *y, int y_half, long rows, long out, long block, const batch_t *batch, int first, int parts,
+static void raise_rows(void *y, int y_half, long rows, long out, long block, const batch_t *batch, int first, int parts,
                 const float *low) {
     const long time = rows / batch->rows, wide = (long)parts * batch->ranks;
 #define PART(kind, y_half) raise_part(kind, y_half, y, out, block, batch, first + p, low + p * batch->ranks, wide, time);
@@ -212,7 +194,8 @@ void raise_rows(void *y, int y_half, long rows, long out, long block, const batc
 #undef PART
 }
 
-/* y += B A x for every row's own adapter; see lora.h. x [rows, in], y [rows, out], float32 or, with x_half and y_half, bf16. */
+/* y += B A x for every row's own adapter. x [rows, in], y [rows, out], float32 or, with x_half and y_half, bf16. low: of
+   batch.ranks floats for each row and part. */
 void add_lora(void *y, int y_half, const void *x, int x_half, long rows, long in, long out, const batch_t *batch,
               int first, int parts, float *low) {
     const long blocks = (out + OUT - 1) / OUT;
@@ -224,19 +207,4 @@ void add_lora(void *y, int y_half, const void *x, int x_half, long rows, long in
         for (long b = blocks * me / threads; b < blocks * (me + 1) / threads; b++)
             raise_rows(y, y_half, rows, out, b, batch, first, parts, low);
     }
-}
-
-long chunks_of_block(const char **to, long room, long block, const batch_t *batch, int first, int parts) {
-    long count = 0;
-    for (int p = first; p < first + parts; p++) {
-        const part_t *some = batch->tables[0] + p;
-        if (some->start + some->width <= block * OUT || some->start >= (block + 1) * OUT) continue;
-        for (int g = 0; g < batch->groups; g++) {
-            const part_t *part = batch->tables[g] + p;
-            const char *b = block_of(part, block, batch->kind);
-            for (long left = part->rank * OUT * bytes_of(batch->kind); left > 0 && count < room; left -= CHUNK, b += CHUNK)
-                to[count++] = b;
-        }
-    }
-    return count;
 }

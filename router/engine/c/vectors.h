@@ -1,5 +1,5 @@
-/* Vectors of float32 that lie in memory as float32, as bf16, or as integers of 8 bits: kind 0, 1 or 2. Vectors are GCC's own,
-   so that the compiler picks instructions. */
+/* Vectors of float32 that lie in memory as float32 or as bf16: kind 0 or 1. Vectors are GCC's own, so that the compiler picks
+   instructions. */
 
 #include <math.h>
 #include <stdint.h>
@@ -16,20 +16,11 @@ int omp_get_thread_num(void);
 typedef float wide_t __attribute__((vector_size(64), aligned(4)));
 typedef uint32_t bits_t __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t half_t __attribute__((vector_size(32), aligned(2)));
-typedef int8_t short_t __attribute__((vector_size(16), aligned(1)));
 
-static inline long bytes_of(int kind) { return kind == 2 ? 1 : kind == 1 ? 2 : 4; }
+static inline long bytes_of(int kind) { return kind ? 2 : 4; }
 
 static inline wide_t load(const void *from, long at, int kind) {
     if (!kind) return *(const wide_t *)((const float *)from + at);
-    if (kind == 2) {
-        const short_t shorts = *(const short_t *)((const int8_t *)from + at);
-#ifdef __AVX512F__
-        return (wide_t)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)shorts));
-#else
-        return __builtin_convertvector(shorts, wide_t);
-#endif
-    }
     const half_t halves = *(const half_t *)((const uint16_t *)from + at);
 #ifdef __AVX512F__
     return (wide_t)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)halves), 16);
@@ -40,7 +31,6 @@ static inline wide_t load(const void *from, long at, int kind) {
 
 static inline float load_one(const void *from, long at, int kind) {
     if (!kind) return ((const float *)from)[at];
-    if (kind == 2) return ((const int8_t *)from)[at];
     uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16;
     float found;
     memcpy(&found, &bits, sizeof found);
