@@ -274,7 +274,11 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     help="Written for each client's request.",
 )
 @click.option(
-    "--precision", type=click.Choice(["bf16", "int8"]), default="bf16", show_default=True, help="Of our base."
+    "--precision",
+    type=click.Choice(["bf16", "int8", "int4"]),
+    default="bf16",
+    show_default=True,
+    help="Of our base.",
 )
 @click.option(
     "--threads", type=click.IntRange(1), default=lambda: environment()["cores"], help="All, unless given."

@@ -78,8 +78,8 @@ def _entry(version: Version) -> Entry:
 def open_engine(base: str | None, precision: str | None = None) -> Engine:
     """The engine over a base (None: the configured or default one), whose weights it fetches if need be.
 
-    precision: auto, bf16 or int8; None: the setting `precision`, else auto. The setting `device` says where: auto, cpu
-    or cuda. Raises BadInput for another.
+    precision: auto, bf16, int8 or int4; None: the setting `precision`, else auto. The setting `device` says where: auto
+    (the GPU where there is one), cpu or cuda. Raises BadInput for another.
     """
     from .engine.base import find_base
     from .engine.engine import Engine

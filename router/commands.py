@@ -43,7 +43,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead
 BASE_OPTION = click.option(
     "--base", metavar="SPEC", help="Base weights: a folder, or a Hub id with @REVISION."
 )
-_PRECISIONS = click.Choice(["auto", "bf16", "int8"])
+_PRECISIONS = click.Choice(["auto", "bf16", "int8", "int4"])
 PRECISION_OPTION = click.option(
     "--precision",
     type=_PRECISIONS,

@@ -47,6 +47,8 @@ def measured_in(report: Mapping[str, Any] | None) -> str:
     from .engine.precision import can_multiply
 
     said = str((report or {}).get("base") or "")
+    if " int4" in said:
+        return "int4"
     return "int8" if said.endswith(" int8") and can_multiply() else "bf16"
 
 

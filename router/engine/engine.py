@@ -22,7 +22,7 @@ from .mixer import Mixer, gather
 from .model import open_model
 from .pace import Pace
 from .packed import can_pack
-from .precision import resolve, to_int8
+from .precision import resolve, round_weights
 from .prefix import PREFIX_BYTES, PrefixCache
 from .request import Generation, Request
 from .residency import ADAPTER_BYTES, Residency
@@ -38,7 +38,7 @@ OnToken = Callable[[int, str], None]
 class Engine:
     """Answers requests with one base.
 
-    precision: auto, bf16 or int8 (precision.py). device: auto, cpu or cuda (device.py). Raises BadInput for others.
+    precision: auto, bf16, int8 or int4 (precision.py). device: auto, cpu or cuda (device.py). BadInput for others.
     adapter_bytes: memory for adapters at rest (see Residency); prefix_bytes: for beginnings of prompts (PrefixCache).
     Adapters may be added and removed from any thread. To generate, use one thread, or a Scheduler, which owns the
     engine until it is closed.
@@ -59,11 +59,11 @@ class Engine:
         self.chat = open_chat(base)
         self.model = open_model(base, dtype, self.device)
         self.layers = wrap(self.model)
-        if self.precision == "int8":
-            to_int8(self.layers, base)
+        if self.precision != "bf16":
+            round_weights(self.layers, base, self.precision)
         kernels = load() if self.device.type == "cpu" and self.model.dtype in KINDS else None
         every = products(self.layers)
-        rounded = self.precision == "int8" and kernels is not None and kernels.multiplies
+        rounded = self.precision != "bf16" and kernels is not None and kernels.multiplies
         kept = torch.int8 if rounded else self.model.dtype
         way = gather(every, kernels, kept, self.device)
         self.residency = Residency(shapes(self.layers), kept, way.place, adapter_bytes)
@@ -78,9 +78,13 @@ class Engine:
     def identity(self) -> str:
         """Which weights answer, and in what precision unless in their own: for reports and the names of answers."""
         weights = f"{self.base.id}@{self.base.weights[:16]}"
-        if self.residency.kept == torch.int8:
-            weights += " and adapters"
-        return weights if self.precision == "bf16" else f"{weights} {self.precision}"
+        if self.precision == "bf16":
+            return weights
+        if self.residency.kept != torch.int8:
+            return f"{weights} {self.precision}"
+        return (
+            f"{weights} and adapters int8" if self.precision == "int8" else f"{weights} int4, adapters int8"
+        )
 
     @property
     def adapters(self) -> Mapping[str, str]:

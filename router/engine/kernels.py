@@ -31,6 +31,7 @@ FAILED = "Parts of a step could not be compiled"
 LANES = 16  # numbers of a vector, as in vectors.h
 WIDEST = 128  # head that is attended with, as in decode.c
 OUT = 64  # outputs that are multiplied together, as in lora.h
+GROUP = 32  # weights in 4 bits that share a scale, as in four_bits.c
 KINDS = (torch.float32, torch.bfloat16)  # of what is computed with
 STORED = (*KINDS, torch.int8)  # and of adapters, numbered as in vectors.h
 
@@ -81,7 +82,12 @@ class Kernels:
             self._place_eight.argtypes += [c_void_p] * 4
             self._add_eight.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_long, c_void_p]
             self._add_eight.argtypes += [c_int, c_int, c_void_p, c_void_p]
+            self._pack_four, self._multiply_four = library.pack_four_bits, library.multiply_four_bits
+            self._pack_four.argtypes = [c_void_p, c_void_p, c_long, c_long, c_void_p]
+            self._multiply_four.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_long]
+            self._multiply_four.argtypes += [c_void_p] * 3
             functions += [self._pack, self._multiply, self._place_eight, self._add_eight]
+            functions += [self._pack_four, self._multiply_four]
         for function in functions:
             function.restype = None
 
@@ -190,6 +196,26 @@ class Kernels:
             y.data_ptr(), x.data_ptr(), x.dtype == torch.bfloat16, rows, inside, len(scale), packed.data_ptr(),
             sums.data_ptr(), scale.data_ptr(), None if bias is None else bias.data_ptr(), scratch.data_ptr(),
             None if batch is None else ctypes.byref(batch), first, parts, None if low is None else low.data_ptr(),
+        )  # fmt: skip
+        return y
+
+    def pack_four(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """What `products.four_bits` gives for `multiply_four` [blocks, groups, bytes]."""
+        out, groups = scale.shape
+        blocks, record = -(-out // OUT), OUT * (GROUP // 2 + 2)
+        packed = large(blocks * groups * record).view(blocks, groups, record)
+        weight, scale = weight.contiguous(), scale.contiguous()
+        self._pack_four(weight.data_ptr(), scale.data_ptr(), out, groups, packed.data_ptr())
+        return packed
+
+    def multiply_four(self, x: Tensor, packed: Tensor, out: int, bias: Tensor | None) -> Tensor:
+        """x [rows, in], rounded to 8 bits, by weights of `pack_four`, plus bias [out]: float32 [rows, out]."""
+        rows, inside = x.shape
+        y = torch.empty(rows, out)
+        scratch = torch.empty(rows * (packed.shape[1] * (GROUP + 4) + 4), dtype=torch.uint8)
+        self._multiply_four(
+            y.data_ptr(), x.data_ptr(), x.dtype == torch.bfloat16, rows, inside, out, packed.data_ptr(),
+            None if bias is None else bias.data_ptr(), scratch.data_ptr(),
         )  # fmt: skip
         return y
 

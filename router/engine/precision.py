@@ -1,4 +1,4 @@
-"""The precision that the base is multiplied in, and its 8-bit weights, made once and kept in the cache."""
+"""The precision that the base is multiplied in, and its rounded weights, made once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from specialists.paths import cache
 
 from .base import Base
 from .lora import MixedLinear, products
-from .products import Plain, eight_bits, int8
+from .products import Plain, eight_bits, four_bits, int4, int8
 from .progress import bar
 
-PRECISIONS = ("auto", "bf16", "int8")
+PRECISIONS = ("auto", "bf16", "int8", "int4")
+HEAD = "lm_head"  # which is in 8 bits beside layers in 4, for it is worth more than they are
 
 
 def resolve(precision: str | None, dtype: torch.dtype, device: torch.device) -> str:
-    """What a precision comes to for a model opened in `dtype`: "int8", or "bf16" for its weights as they are.
+    """What a precision comes to for a model opened in `dtype`: "int8", "int4", or "bf16" for its weights as they are.
 
-    "auto" is int8 on a CPU that multiplies 8-bit integers well. Raises BadInput for an unknown one, or int8 elsewhere.
+    "auto" is int8 on a CPU that multiplies 8-bit integers well. Raises BadInput for an unknown one, or for
+    one that cannot be had.
     """
     asked = precision or "auto"
     if asked not in PRECISIONS:
         raise BadInput(f"There is no precision {asked!r}; use {', '.join(PRECISIONS)}.")
     if asked == "auto":
         return "int8" if dtype == torch.bfloat16 and device.type == "cpu" and can_multiply() else "bf16"
-    if asked == "int8" and device.type != "cpu":
+    if asked in ("int8", "int4") and device.type != "cpu":
         raise BadInput(
-            "8-bit weights are multiplied on the CPU only; use --precision bf16, or the device cpu."
+            "Rounded weights are multiplied on the CPU only; use --precision bf16, or the device cpu."
         )
     if asked == "int8" and not can_multiply():
         raise BadInput(
@@ -53,24 +55,30 @@ def can_multiply() -> bool:
     )
 
 
-def to_int8(layers: Mapping[str, MixedLinear], base: Base) -> None:
-    """Multiply every layer in 8 bits from now on; its own weights are let go.
+def round_weights(layers: Mapping[str, MixedLinear], base: Base, precision: str) -> None:
+    """Multiply every layer in 8 or in 4 bits from now on, int8 or int4; its own weights are let go.
 
-    The 8-bit weights are read from the cache, or made and kept there. Raises Unavailable when they cannot be kept.
+    The rounded weights are read from the cache, or made and kept there. Raises Unavailable when they cannot be kept.
     """
     from safetensors import SafetensorError
 
-    path = cache() / "int8" / f"{base.weights[:32]}.safetensors"
+    path = cache() / precision / f"{base.weights[:32]}.safetensors"
     every = products(layers)
+    if not can_multiply():
+        every = [product for product in every if not _eight(product, precision)]
     try:
-        _read(path, every)
+        _read(path, every, precision)
     except (OSError, SafetensorError):  # not there yet, or cut short: made from the weights that are there
         path.unlink(missing_ok=True)
-        _make(path, every)
-        _read(path, every)
+        _make(path, every, precision)
+        _read(path, every, precision)
 
 
-def _read(path: Path, every: list[MixedLinear]) -> None:
+def _eight(product: MixedLinear, precision: str) -> bool:
+    return precision == "int8" or HEAD in product.names
+
+
+def _read(path: Path, every: list[MixedLinear], precision: str) -> None:
     from safetensors import safe_open
 
     made = []
@@ -81,14 +89,19 @@ def _read(path: Path, every: list[MixedLinear]) -> None:
         ) as file:  # opened each time, so that what was read does not stay mapped
             weights = [file.get_tensor(f"{name}.weight") for name in product.names]
             scales = [file.get_tensor(f"{name}.scale") for name in product.names]
-        made.append(int8(weights, scales, product.product.bias))
-    for product, eight in zip(every, made, strict=True):
-        product.product = eight
+        if _eight(product, precision):
+            made.append(int8(weights, scales, product.product.bias))
+        else:
+            made.append(int4(weights, scales, product.product.bias, product.shapes[0][1]))
+    for product, rounded in zip(every, made, strict=True):
+        product.product = rounded
 
 
-def _make(path: Path, every: list[MixedLinear]) -> None:
+def _make(path: Path, every: list[MixedLinear], precision: str) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    bits = precision.removeprefix("int")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -96,11 +109,12 @@ def _make(path: Path, every: list[MixedLinear]) -> None:
                 return
             found: dict[str, Tensor] = {}
             total = sum(out * inside for product in every for out, inside in product.shapes)
-            with bar(total, "Rounding weights to 8 bits", unit="") as progress:
+            with bar(total, f"Rounding weights to {bits} bits", unit="") as progress:
                 for product in every:
                     assert isinstance(product.product, Plain)
+                    shorten = eight_bits if _eight(product, precision) else four_bits
                     for name, linear in zip(product.names, product.product.linears, strict=True):
-                        found[f"{name}.weight"], found[f"{name}.scale"] = eight_bits(linear.weight)
+                        found[f"{name}.weight"], found[f"{name}.scale"] = shorten(linear.weight)
                         progress.update(linear.weight.numel())
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
             os.close(handle)
@@ -109,8 +123,9 @@ def _make(path: Path, every: list[MixedLinear]) -> None:
                 os.replace(temporary, path)
             finally:
                 Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
         raise Unavailable(
-            f"Could not write the 8-bit weights to {path.parent} ({error.strerror or error}): make room there, set "
-            "ROUTER_CACHE to a folder elsewhere, or use --precision bf16."
+            f"Could not write the {bits}-bit weights to {path.parent} ({why}): make room there, "
+            "set ROUTER_CACHE to a folder elsewhere, or use --precision bf16."
         ) from error

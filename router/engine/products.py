@@ -1,6 +1,6 @@
-"""The ways in which a batch is multiplied with frozen weights: as they lie in the file, packed, or in 8 bits.
+"""The ways in which a batch is multiplied with frozen weights: as they lie in the file, packed, in 8 bits or in 4.
 
-Decoding reads every weight once a step, so its speed is bytes read: half as many in 8 bits.
+Decoding reads every weight once a step, so its speed is bytes read: half as many in 8 bits, and half again in 4.
 """
 
 from __future__ import annotations
@@ -11,11 +11,22 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .kernels import Batch, Kernels, load
+from .kernels import GROUP, Batch, Kernels, load
 from .packed import multiply, pack
 
 PACKED_FOR = 64  # rows that packed weights are laid out for: those of a step of a full batch
 LONG = 512  # rows from which packing gains nothing
+TRIED = (
+    -9,
+    -8.5,
+    -8,
+    -7.5,
+    -7,
+    7,
+    7.5,
+    8,
+)  # what the largest of a group is rounded from, of which the best is taken
+FEW = 32  # rows up to which torch's 4-bit product is faster than writing the weights out
 ZERO = 128  # what stands for 0 in inputs of 8 bits; added to a signed number by turning its highest bit
 
 
@@ -103,6 +114,80 @@ class Int8Compiled:
         """The same and what adapters add to it; see Kernels.add_lora."""
         added = batch, first, parts, scratch
         return self.kernels.multiply(x.contiguous(), self.weight, self.sums, self.scale, self.bias, added)
+
+
+class Int4:
+    """Weights in 4 bits, GROUP of which share a scale, and inputs in bf16; by torch's own packed kernel, bf16 out.
+
+    For many rows, and for layers that the kernel does not take, the weights are written out for the call.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, inside: int) -> None:
+        """weight, scale: as `four_bits` gives them, of layers with so many inputs."""
+        self.weight, self.scale, self.inside = weight, scale, inside
+        self.bias = None if bias is None else bias.bfloat16()
+        self.packed: Tensor | None = None
+        if len(weight) % 16 == 0 and inside % GROUP == 0:
+            pairs = torch.stack([weight & 15, weight >> 4], -1).flatten(1)
+            self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(pairs.int(), 1)
+            self.scales = torch.stack([scale.t(), torch.zeros_like(scale.t())], -1).contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Product."""
+        x = x.bfloat16()
+        if self.packed is None or len(x) > FEW:
+            return nn.functional.linear(x, written_out(self.weight, self.scale)[:, : self.inside], self.bias)
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+class Int4Compiled:
+    """The same weights by the compiled loops, with inputs in 8 bits as in Int8; float32 out."""
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, kernels: Kernels) -> None:
+        """See Int4."""
+        self.kernels, self.out = kernels, len(weight)
+        self.bias = None if bias is None else bias.float().contiguous()
+        self.weight = kernels.pack_four(weight, scale)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See Product."""
+        return self.kernels.multiply_four(x.contiguous(), self.weight, self.out, self.bias)
+
+
+def int4(weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None, inside: int) -> Product:
+    """The product of layers in 4 bits, each as `four_bits` gives it, with so many inputs."""
+    weight, scale = torch.cat(list(weights)), torch.cat(list(scales))
+    if (kernels := load()) and kernels.multiplies:
+        return Int4Compiled(weight, scale, bias, kernels)
+    return Int4(weight, scale, bias, inside)
+
+
+def four_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """weight [out, in] as numbers from -8 to 7, and the scale of each GROUP of a row in bf16 [out, ceil(in / GROUP)].
+
+    The numbers are 8 more, two a byte, the first in its low digits: uint8 [out, ceil(in / GROUP) * GROUP / 2]. A scale
+    is the one of TRIED by which the weights are off least, in squares; symmetric groups are llama.cpp's Q4_0.
+    """
+    groups = nn.functional.pad(weight.float(), (0, -weight.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    numbers, scales = torch.zeros_like(groups), torch.zeros_like(largest)
+    least = torch.full_like(largest, torch.inf)
+    for rounded_from in TRIED:
+        scale = (largest / rounded_from).bfloat16().float()
+        found = (groups / scale).nan_to_num_(0).round_().clamp_(-8, 7)  # a group of zeros has the scale 0
+        off = (found * scale).sub_(groups).square_().sum(-1, keepdim=True)
+        better = off < least
+        numbers, scales = torch.where(better, found, numbers), torch.where(better, scale, scales)
+        least = torch.minimum(off, least)
+    digits = (numbers + 8).to(torch.uint8).flatten(1)
+    return digits[:, ::2] | digits[:, 1::2] << 4, scales.bfloat16().squeeze(-1)
+
+
+def written_out(weight: Tensor, scale: Tensor) -> Tensor:
+    """What `four_bits` has rounded, in bf16 [out, ceil(in / GROUP) * GROUP]."""
+    numbers = torch.stack([weight & 15, weight >> 4], -1).flatten(1).bfloat16().sub_(8)
+    return numbers.unflatten(1, (-1, GROUP)).mul_(scale.unsqueeze(-1)).flatten(1)
 
 
 def int8(weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None) -> Product:

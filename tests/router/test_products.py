@@ -10,10 +10,24 @@ from hypothesis import strategies as st
 
 from router.engine.kernels import load
 from router.engine.precision import can_multiply
-from router.engine.products import Int8, Int8Compiled, Plain, Product, eight_bits, int8
+from router.engine.products import (
+    FEW,
+    Int4,
+    Int4Compiled,
+    Int8,
+    Int8Compiled,
+    Plain,
+    Product,
+    eight_bits,
+    four_bits,
+    int8,
+    written_out,
+)
 
-if not can_multiply():
-    pytest.skip("this processor does not multiply in 8 bits", allow_module_level=True)
+eight = pytest.mark.skipif(not can_multiply(), reason="this processor does not multiply in 8 bits")
+compiled = pytest.mark.skipif(
+    not ((kernels := load()) and kernels.multiplies), reason="there are no such kernels here"
+)
 
 
 def layer(inside: int, outside: int) -> torch.nn.Linear:
@@ -26,7 +40,7 @@ def in_eight_bits(linear: torch.nn.Linear) -> Product:
     return int8([weight], [scale], Plain([linear]).bias)
 
 
-@pytest.mark.skipif(not ((kernels := load()) and kernels.multiplies), reason="there are no such kernels here")
+@compiled
 @given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 140), st.booleans(), st.booleans())
 @settings(max_examples=60, deadline=None)
 @torch.inference_mode()
@@ -45,6 +59,7 @@ def test_kernels_round_as_torch_does_to_the_bit(
     assert torch.equal(ours(x).nan_to_num(7), Int8(weight, scale, linear.bias)(x).nan_to_num(7))
 
 
+@eight
 @pytest.mark.parametrize("rows", [1, 5, 64])
 @torch.inference_mode()
 def test_eight_bits_are_multiplied_exactly(rows: int) -> None:
@@ -56,6 +71,7 @@ def test_eight_bits_are_multiplied_exactly(rows: int) -> None:
     torch.testing.assert_close(in_eight_bits(linear)(x).double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@eight
 @torch.inference_mode()
 def test_the_extremes_do_not_overflow() -> None:
     linear = layer(4864, 16)
@@ -65,6 +81,7 @@ def test_the_extremes_do_not_overflow() -> None:
         torch.testing.assert_close(in_eight_bits(linear)(x), 4864 * x[:, :16], rtol=1e-5, atol=0)
 
 
+@eight
 @torch.inference_mode()
 def test_eight_bits_are_no_slower_than_thirty_two() -> None:
     # On some processors oneDNN multiplies some kinds of 8-bit numbers by a reference loop, 50 to 500 times as slow.
@@ -79,3 +96,58 @@ def test_eight_bits_are_no_slower_than_thirty_two() -> None:
 
     # The best of many: threads that wait for each other wait long while others want the processors.
     assert min(seconds(eight) for _ in range(50)) < 5 * min(seconds(linear) for _ in range(50))
+
+
+@given(st.integers(1, 20), st.integers(1, 100), st.integers(-20, 20))
+@settings(max_examples=60, deadline=None)
+def test_four_bits_are_the_best_of_what_is_tried(outside: int, inside: int, exponent: int) -> None:
+    weight = torch.randn(outside, inside) * 10.0**exponent
+    weight[0, : inside // 2] = 0
+    weight[-1, -1] = 10.0**exponent
+    digits, scale = four_bits(weight)
+    assert digits.shape == (outside, scale.shape[1] * 16) and scale.dtype == torch.bfloat16
+    found = written_out(digits, scale)[:, :inside].float()
+    plain = weight.abs().amax(1, keepdim=True) / 7  # a scale for each row, of its largest
+    off, plainly = (
+        (other - weight).norm() / weight.norm() for other in (found, (weight / plain).round() * plain)
+    )
+    assert off <= 1.01 * plainly + 2**-8  # what bf16 rounds
+    assert not found[0, : inside // 2 // 32 * 32].any()
+
+
+@given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 140), st.booleans(), st.booleans())
+@settings(max_examples=60, deadline=None)
+@torch.inference_mode()
+def test_four_bits_are_multiplied_as_they_are_written_out(
+    rows: int, inside: int, outside: int, bf16: bool, bias: bool
+) -> None:
+    linear = torch.nn.Linear(inside, outside, bias=bias)
+    digits, scale = four_bits(linear.weight)
+    pairs = torch.stack([digits & 15, digits >> 4], -1).flatten(1).double() - 8
+    weight = (pairs.unflatten(1, (-1, 32)) * scale.double()[..., None]).flatten(1)[:, :inside]
+    x = torch.randn(rows, inside) * torch.logspace(-3, 3, rows)[:, None]
+    x[0] = 0
+    x = x.bfloat16() if bf16 else x
+    added = linear.bias.double() if bias else 0
+
+    exact = x.bfloat16().double() @ weight.T + added
+    found = Int4(digits, scale, linear.bias, inside)(x)
+    assert (found.double() - exact).abs().max() <= 2e-2 * exact.abs().max() + 1e-6
+    if not ((kernels := load()) and kernels.multiplies):
+        return
+    short, by = eight_bits(x)
+    exact = (short.double() * by.double()[:, None]) @ weight.T + added
+    ours = Int4Compiled(digits, scale, linear.bias, kernels)
+    torch.testing.assert_close(ours(x).double(), exact, rtol=1e-4, atol=1e-5)
+    x[rows - 1, inside // 2] = float("nan")
+    assert ours(x)[rows - 1].isnan().all() and (rows == 1 or torch.equal(ours(x)[:-1], ours(x[:-1])))
+
+
+@pytest.mark.parametrize("rows", [1, FEW, FEW + 1])
+@torch.inference_mode()
+def test_torch_multiplies_packed_and_written_out_weights_alike(rows: int) -> None:
+    linear, x = layer(96, 48), torch.randn(rows, 96)
+    product = Int4(*four_bits(linear.weight), linear.bias, 96)
+    assert product.packed is not None
+    found, product.packed = product(x), None
+    torch.testing.assert_close(found, product(x), rtol=2e-2, atol=2e-2)
