@@ -111,7 +111,7 @@ def test_four_bits_are_the_best_of_what_is_tried(outside: int, inside: int, expo
     off, plainly = (
         (other - weight).norm() / weight.norm() for other in (found, (weight / plain).round() * plain)
     )
-    assert off <= 1.01 * plainly + 2**-8  # what bf16 rounds
+    assert off <= 1.01 * plainly + 2**-7  # scales are bf16, and what is written out
     assert not found[0, : inside // 2 // 32 * 32].any()
 
 
