@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,20 +24,27 @@ class Layer:
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add positions at the end; everything held, with them."""
+        for new, side in zip(self.extended(keys.shape, keys), (keys, values), strict=True):
+            new.copy_(side)
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
+    def extended(self, shape: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+        """Room at the end for keys and values of that shape [rows, heads, positions, size], and of the type of `like`.
+
+        They count as held from now on.
+        """
+        rows, heads, count, size = shape
         start = self.length
-        end = start + keys.shape[2]
+        end = start + count
         if self._buffers is None or self._buffers[0].shape[2] < end:
-            rows, heads, _, size = keys.shape
-            grown = (
-                keys.new_empty(rows, heads, end + STEP, size),
-                values.new_empty(rows, heads, end + STEP, size),
-            )
+            grown = [like.new_empty(rows, heads, end + STEP, size) for _ in range(2)]
             if self.keys is not None and self.values is not None:
                 grown[0][:, :, :start], grown[1][:, :, :start] = self.keys, self.values
-            self._buffers = grown
-        self._buffers[0][:, :, start:end], self._buffers[1][:, :, start:end] = keys, values
-        self.keys, self.values = self._buffers[0][:, :, :end], self._buffers[1][:, :, :end]
-        return self.keys, self.values
+            self._buffers = grown[0], grown[1]
+        keys, values = self._buffers
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return keys[:, :, start:end], values[:, :, start:end]
 
     def cut(self, positions: int) -> None:
         """Forget the last so many positions."""

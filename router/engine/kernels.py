@@ -70,7 +70,10 @@ class Kernels:
         self._place = library.place_part
         self._place.argtypes = [c_void_p, c_int, c_void_p, c_int, c_float, *[c_long] * 4, c_int]
         self._place.argtypes += [c_void_p] * 2
-        functions = [self._add, self._norm, self._gated, self._attend, self._place]
+        self._turn = library.turn
+        self._turn.argtypes = [c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]
+        self._turn.argtypes += [c_long] * 7
+        functions = [self._add, self._norm, self._gated, self._attend, self._place, self._turn]
         self.multiplies = hasattr(library, "multiply_eight_bits")  # this processor, in 8 bits
         if self.multiplies:
             self._pack, self._multiply = library.pack_eight_bits, library.multiply_eight_bits
@@ -148,6 +151,23 @@ class Kernels:
         y = x.new_empty(*x.shape[:-1], width)
         self._gated(y.data_ptr(), x.data_ptr(), x.dtype == torch.bfloat16, x.numel() // (2 * width), width)
         return y
+
+    def turn(self, x: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Rotary embedding of x [rows, time, heads * size], queries, keys and values beside each other.
+
+        keys and values go where the new positions are kept, [rows, groups, time, size] whose last two dimensions are
+        contiguous; of that type are cos and sin [rows, 1, time, size], both halves alike. Returns the queries
+        [rows, heads, time, size] in float32. size: a multiple of 2 LANES.
+        """
+        rows, groups, time, size = keys.shape
+        heads = x.shape[-1] // size - 2 * groups
+        q, x = torch.empty(rows, heads, time, size), x.contiguous()
+        self._turn(
+            q.data_ptr(), keys.data_ptr(), values.data_ptr(), keys.dtype == torch.bfloat16, x.data_ptr(),
+            x.dtype == torch.bfloat16, cos.data_ptr(), sin.data_ptr(), rows, time, heads, groups, size,
+            keys.stride(0), keys.stride(1),
+        )  # fmt: skip
+        return q
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
         """What one position of each row attends to: q [rows, heads, size], like what is returned.

@@ -83,27 +83,33 @@ class _Attention(nn.Module):
         self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer, last: bool = False
     ) -> Tensor:
         rows, time, _ = x.shape
-        split = (rows, time, -1, self.size)
         kind = turn[0].dtype
         qkv = self.qkv(x)
         wide = qkv.dtype != kind  # 8-bit products are wider than what is kept
-        q, k, v = (side.view(split).transpose(1, 2) for side in qkv.to(kind).split(self.sizes, -1))
-        q = _turned(q, turn)
-        k, v = layer.append(_turned(k, turn), v)
+        if kernels := kernels_for(turn[0], self.size // 2):
+            q = kernels.turn(qkv, *turn, *layer.extended((rows, self.groups, time, self.size), turn[0]))
+            assert layer.keys is not None and layer.values is not None
+            k, v = layer.keys, layer.values
+        else:
+            split = (rows, time, -1, self.size)
+            q, k, v = (side.view(split).transpose(1, 2) for side in qkv.to(kind).split(self.sizes, -1))
+            q = _turned(q, turn)
+            k, v = layer.append(_turned(k, turn), v)
         if last:
             q, time = q[:, :, -1:], 1
-        if time == 1 and self.size <= WIDEST and (kernels := kernels_for(q, self.size)):
+        if time == 1 and self.size <= WIDEST and (kernels := kernels_for(k, self.size)):
             seen = None if mask is None else mask[:, 0, -1].contiguous()
             y = kernels.attend(q.view(rows, -1, self.size), k, v, seen)[:, :, None]
         elif time == 1 or (time <= FEW and mask is not None):
             if mask is not None:
                 mask = mask[:, :, -time:]
                 mask = mask if time == 1 else mask.repeat(1, 1, q.shape[1] // self.groups, 1)
-            y = scaled_dot_product_attention(q.reshape(rows, self.groups, -1, self.size), k, v, mask)
+            y = scaled_dot_product_attention(q.to(kind).reshape(rows, self.groups, -1, self.size), k, v, mask)
             y = y.reshape(rows, -1, time, self.size)
         else:
             if wide and not torch.cpu._is_amx_tile_supported():
                 q, k, v = q.float(), k.float(), v.float()  # 0.9 ms for 190 positions, 1.4 in bf16
+            q = q.to(k.dtype)
             y = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=True).to(kind)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(rows, time, -1))
         return out

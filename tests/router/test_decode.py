@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from router.engine.cache import Layer
 from router.engine.kernels import KINDS, WIDEST, load
-from router.engine.qwen2 import _Norm
+from router.engine.qwen2 import _Norm, _turned
 
 kernels = load()
 if not kernels:
@@ -83,3 +84,32 @@ def test_what_is_not_seen_has_no_part_however_large() -> None:
     seen = torch.ones(1, 40, dtype=torch.bool)
     seen[0, 3] = False
     assert torch.allclose(kernels.attend(q, k, v, seen), torch.ones(1, 1, 16))
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([32, 64, 128]),
+    kinds,
+    kinds,
+)
+@settings(max_examples=50, deadline=None)
+@torch.inference_mode()
+def test_what_is_turned_is_torchs_to_the_bit_and_kept_after_what_was(
+    rows: int, time: int, groups: int, shared: int, size: int, kind: torch.dtype, kept: torch.dtype
+) -> None:
+    heads = groups * shared
+    layer, old = Layer(), torch.randn(2, rows, groups, 3, size).to(kept)
+    layer.append(*old)
+    angles = torch.randn(rows, 1, time, size // 2).repeat(1, 1, 1, 2)
+    turn = angles.cos().to(kept), angles.sin().to(kept)
+    x = torch.randn(rows, time, (heads + 2 * groups) * size).to(kind)
+    sides = x.to(kept).split([heads * size, groups * size, groups * size], -1)
+    q, k, v = (side.view(rows, time, -1, size).transpose(1, 2) for side in sides)
+    assert kernels
+    found = kernels.turn(x, *turn, *layer.extended((rows, groups, time, size), turn[0]))
+    assert found.dtype == torch.float32 and torch.equal(found, _turned(q, turn).float())
+    assert layer.keys is not None and torch.equal(layer.keys, torch.cat([old[0], _turned(k, turn)], 2))
+    assert layer.values is not None and torch.equal(layer.values, torch.cat([old[1], v], 2))
