@@ -35,14 +35,17 @@ def compiled(sources: Sequence[Path], library: Path, folder: Path) -> Path:
     path = folder / f"{hashlib.sha256(chr(10).join(about + texts).encode()).hexdigest()[:32]}.so"
     if path.exists():
         return path
+    from concurrent.futures import ThreadPoolExecutor
+
     command = compiler()
     if not command:
         raise CannotCompile("there is no C compiler")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.stem}.") as name:
         made = {source: Path(name) / f"{source.stem}.o" for source in sources if source.suffix == ".c"}
-        for source, to in made.items():
-            _run([command, *FLAGS, "-c", str(source), "-o", str(to)])
+        with ThreadPoolExecutor() as pool:  # each waits for a process of its own
+            commands = [[command, *FLAGS, "-c", str(source), "-o", str(to)] for source, to in made.items()]
+            list(pool.map(_run, commands))
         linked = Path(name) / path.name
         _run([command, "-shared", *map(str, made.values()), str(library), "-lm", "-o", str(linked)])
         os.replace(linked, path)

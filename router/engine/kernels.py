@@ -73,7 +73,18 @@ class Kernels:
         self._turn = library.turn
         self._turn.argtypes = [c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]
         self._turn.argtypes += [c_long] * 7
-        functions = [self._add, self._norm, self._gated, self._attend, self._place, self._turn]
+        self._attend_many = library.attend_many
+        self._attend_many.argtypes = [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]
+        self._attend_many.argtypes += [c_long] * 8 + [c_float, c_void_p]
+        functions = [
+            self._attend_many,
+            self._add,
+            self._norm,
+            self._gated,
+            self._attend,
+            self._place,
+            self._turn,
+        ]
         self.multiplies = hasattr(library, "multiply_eight_bits")  # this processor, in 8 bits
         if self.multiplies:
             self._pack, self._multiply = library.pack_eight_bits, library.multiply_eight_bits
@@ -182,6 +193,24 @@ class Kernels:
             y.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr(), k.dtype == torch.bfloat16,
             None if seen is None else seen.data_ptr(), rows, groups, q.shape[1] // groups, positions, size,
             k.stride(0), k.stride(1), size**-0.5, scores.data_ptr(),
+        )  # fmt: skip
+        return y
+
+    def attend_many(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        """What the last positions of each row attend to, each to itself and to those before it.
+
+        q [rows, heads, time, size] in float32; k, v and seen as in `attend`. Returns [rows, time, heads * size] of the
+        type of k. size: a multiple of OUT.
+        """
+        rows, groups, positions, size = k.shape
+        heads, time = q.shape[1:3]
+        y, q = torch.empty(rows, time, heads * size, dtype=k.dtype), q.contiguous()
+        room = -(-positions // OUT) * OUT
+        scratch = torch.empty(room * (2 * rows * groups * size + 6 * torch.get_num_threads()))
+        self._attend_many(
+            y.data_ptr(), q.data_ptr(), k.data_ptr(), v.data_ptr(), k.dtype == torch.bfloat16,
+            None if seen is None else seen.data_ptr(), rows, time, groups, heads // groups, positions, size,
+            k.stride(0), k.stride(1), size**-0.5, scratch.data_ptr(),
         )  # fmt: skip
         return y
 

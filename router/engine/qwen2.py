@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from .cache import Cache, Layer
-from .kernels import WIDEST, kernels_for
+from .kernels import OUT, WIDEST, kernels_for
 
 FEW = 16  # positions of a row up to which the query heads that share a key head are so many questions to it
 
@@ -97,9 +97,12 @@ class _Attention(nn.Module):
             k, v = layer.append(_turned(k, turn), v)
         if last:
             q, time = q[:, :, -1:], 1
-        if time == 1 and self.size <= WIDEST and (kernels := kernels_for(k, self.size)):
-            seen = None if mask is None else mask[:, 0, -1].contiguous()
-            y = kernels.attend(q.view(rows, -1, self.size), k, v, seen)[:, :, None]
+        kernels, kept = kernels_for(k, self.size), None if mask is None else mask[:, 0, -1].contiguous()
+        if kernels and time == 1 and self.size <= WIDEST:
+            y = kernels.attend(q.view(rows, -1, self.size), k, v, kept)[:, :, None]
+        elif kernels and time > 1 and self.size % OUT == 0 and not torch.cpu._is_amx_tile_supported():
+            whole: Tensor = self.o_proj(kernels.attend_many(q.float(), k, v, kept))
+            return whole
         elif time == 1 or (time <= FEW and mask is not None):
             if mask is not None:
                 mask = mask[:, :, -time:]

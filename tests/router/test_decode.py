@@ -113,3 +113,34 @@ def test_what_is_turned_is_torchs_to_the_bit_and_kept_after_what_was(
     assert found.dtype == torch.float32 and torch.equal(found, _turned(q, turn).float())
     assert layer.keys is not None and torch.equal(layer.keys, torch.cat([old[0], _turned(k, turn)], 2))
     assert layer.values is not None and torch.equal(layer.values, torch.cat([old[1], v], 2))
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 7),
+    st.integers(1, 40),
+    st.integers(0, 70),
+    st.sampled_from([64, 128]),
+    kinds,
+    st.booleans(),
+)
+@settings(max_examples=50, deadline=None)
+@torch.inference_mode()
+def test_attention_of_many_positions(
+    rows: int, groups: int, shared: int, time: int, before: int, size: int, kind: torch.dtype, padded: bool
+) -> None:
+    positions = before + time
+    q = 3 * torch.randn(rows, groups * shared, time, size).to(kind).float()
+    k, v = (torch.randn(rows, groups, positions + 9, size).to(kind)[:, :, :positions] for _ in range(2))
+    seen = torch.ones(rows, positions, dtype=torch.bool)
+    if padded:  # before a row's own tokens, of which the last is always one
+        for row in range(rows):
+            seen[row, : int(torch.randint(positions, ()))] = False
+    own = torch.ones(time, positions, dtype=torch.bool).tril(before)
+    itself = torch.eye(positions, dtype=torch.bool)[before:]
+    mask = ((seen[:, None] & own) | itself)[:, None]
+    wanted = scaled_dot_product_attention(q, k.float(), v.float(), mask, enable_gqa=True)
+    assert kernels
+    found = kernels.attend_many(q, k, v, seen if padded else None)
+    assert near(found, wanted.transpose(1, 2).flatten(2).to(kind), kind)
