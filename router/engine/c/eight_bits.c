@@ -54,25 +54,25 @@ __attribute__((always_inline, optimize("fp-contract=off"))) static inline void f
         s##r##2 = _mm512_dpbusd_epi32(s##r##2, inputs, w2);  \
         s##r##3 = _mm512_dpbusd_epi32(s##r##3, inputs, w3);  \
     }
-#define PART(r, c)                                                                                          \
+#define PART(r, c)                                                                                                    \
     finish(s##r##c, sums + c * LANES, scale + c * LANES, by[r], bias ? bias + c * LANES : 0, y + r * out + c * LANES, \
            left - c * LANES);
 #define END(r) PART(r, 0) PART(r, 1) PART(r, 2) PART(r, 3)
-#define TILE(rows)                                                                                                \
-    __attribute__((optimize("fp-contract=off"))) static void tile##rows(                                          \
-        const uint8_t *x, long stride, const int8_t *w, const long *pieces, long step, long pair,          \
-        const int32_t *sums, const float *scale, const float *by, const float *bias, float *y, long out, long left) {                  \
-        const __m512i zero = _mm512_setzero_si512();                                                              \
-        ROWS##rows(BEGIN) for (long q = 0; q < stride / 4; q++) {                                                 \
-            const int8_t *at = w + q * BLOCK;                                                                     \
-            const __m512i w0 = _mm512_loadu_si512(at), w1 = _mm512_loadu_si512(at + 64),                          \
-                          w2 = _mm512_loadu_si512(at + 128), w3 = _mm512_loadu_si512(at + 192);                   \
-            const char *next = (const char *)w + pieces[q / TURNS] + q % TURNS * step;                            \
-            _mm_prefetch(next, _MM_HINT_T1);                                                                      \
-            _mm_prefetch(next + pair, _MM_HINT_T1);                                                           \
-            ROWS##rows(STEP)                                                                                      \
-        }                                                                                                         \
-        ROWS##rows(END)                                                                                           \
+#define TILE(rows)                                                                                                     \
+    __attribute__((optimize("fp-contract=off"))) static void tile##rows(                                               \
+        const uint8_t *x, long stride, const int8_t *w, const long *pieces, long step, long pair, const int32_t *sums, \
+        const float *scale, const float *by, const float *bias, float *y, long out, long left) {                       \
+        const __m512i zero = _mm512_setzero_si512();                                                                   \
+        ROWS##rows(BEGIN) for (long q = 0; q < stride / 4; q++) {                                                      \
+            const int8_t *at = w + q * BLOCK;                                                                          \
+            const __m512i w0 = _mm512_loadu_si512(at), w1 = _mm512_loadu_si512(at + 64),                               \
+                          w2 = _mm512_loadu_si512(at + 128), w3 = _mm512_loadu_si512(at + 192);                        \
+            const char *next = (const char *)w + pieces[q / TURNS] + q % TURNS * step;                                 \
+            _mm_prefetch(next, _MM_HINT_T1);                                                                           \
+            _mm_prefetch(next + pair, _MM_HINT_T1);                                                                    \
+            ROWS##rows(STEP)                                                                                           \
+        }                                                                                                              \
+        ROWS##rows(END)                                                                                                \
     }
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 
@@ -155,10 +155,10 @@ void multiply_eight_bits(float *y, const void *x, int half, long rows, long in, 
                         for (long i = plan.other; i < count; i++) fetch(found[i], plan.bytes);
                     const long *at = tile ? pieces + (tile - 1) * turns : stream;
                     const long step = tile ? plan.bytes / TURNS : BLOCK, pair = tile ? step - 64 : BLOCK / 2;
-#define CASE(n)                                                                                                          \
-    case n:                                                                                                              \
-        tile##n(scratch + r * stride, stride, block, at, step, pair, sums + b * OUT, scale + b * OUT, by + r,          \
-                bias ? bias + b * OUT : 0, y + r * out + b * OUT, out, out - b * OUT);                                   \
+#define CASE(n)                                                                                               \
+    case n:                                                                                                   \
+        tile##n(scratch + r * stride, stride, block, at, step, pair, sums + b * OUT, scale + b * OUT, by + r, \
+                bias ? bias + b * OUT : 0, y + r * out + b * OUT, out, out - b * OUT);                        \
         break;
                     switch (last - r < ROWS ? last - r : ROWS) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
                 }

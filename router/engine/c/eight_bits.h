@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-static inline __m512i four(const uint8_t *from) {
+static inline __m512i four(const void *from) {
     int32_t found;
     memcpy(&found, from, sizeof found);
     return _mm512_set1_epi32(found);

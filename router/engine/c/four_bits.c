@@ -1,5 +1,5 @@
-/* Products of rows in 8 bits with weights in 4 bits, 32 of which share a scale. Half the bytes of eight_bits.c, and more to do for
-   each of them. */
+/* Products of rows in 8 bits with weights in 4 bits, 32 of which share a scale. Half the bytes of eight_bits.c, and more to do
+   for each of them. */
 
 #include "eight_bits.h"
 
@@ -7,13 +7,14 @@
 
 #define ROWS 3                      /* of a tile: with 12 sums of integers, 12 of floats and 3 registers of weights */
 #define GROUP 32                    /* weights of a scale: those of 4 pairs of 4 inputs */
-#define PAIR (OUT * 4)              /* bytes of a pair for a block's outputs: 4 inputs in their low digits, 4 in the high ones */
+#define PAIR (OUT * 4)              /* bytes for 8 inputs of a block's outputs: 4 in low digits, 4 in the high ones */
 #define NUMBERS (GROUP / 8 * PAIR)  /* bytes of a group without its scales, */
 #define RECORD (NUMBERS + OUT * 2)  /* and with them, in bf16 */
 #define AHEAD 8192                  /* bytes that weights are fetched before they are multiplied */
 
-/* w [out, groups, 16] of which a byte holds a weight plus 8 and, in its high digits, the one after it, and scale [out, groups] in
-   bf16 to blocks of 64 outputs, and within them groups; to [blocks, groups, RECORD], zeros where there is no output. */
+/* w [out, groups, 16], of which a byte holds a weight plus 8 and, in its high digits, the one after it, and scale
+   [out, groups] in bf16 to blocks of 64 outputs, and within them groups; to [blocks, groups, RECORD], zeros where there is
+   no output. */
 void pack_four_bits(const uint8_t *w, const uint16_t *scale, long out, long groups, uint8_t *to) {
     const long blocks = (out + OUT - 1) / OUT;
 #pragma omp parallel for schedule(static)
@@ -34,45 +35,46 @@ void pack_four_bits(const uint8_t *w, const uint16_t *scale, long out, long grou
 
 /* A tile of 1 to 3 rows and a block of outputs. x: signed; begin: -8 times the sum of each group of a row. */
 #define BEGIN(r) __m512 f##r##0 = _mm512_setzero_ps(), f##r##1 = f##r##0, f##r##2 = f##r##0, f##r##3 = f##r##0;
-#define GROUPS(r) __m512i s##r##0 = _mm512_set1_epi32(begin[r * groups + g]), s##r##1 = s##r##0, s##r##2 = s##r##0, s##r##3 = s##r##0;
-#define STEP(r, c)                                                                                          \
-    s##r##c = _mm512_dpbusd_epi32(s##r##c, low, four(x + r * groups * GROUP + g * GROUP + p * 8));          \
+#define GROUPS(r) \
+    __m512i s##r##0 = _mm512_set1_epi32(begin[r * groups + g]), s##r##1 = s##r##0, s##r##2 = s##r##0, s##r##3 = s##r##0;
+#define STEP(r, c)                                                                                 \
+    s##r##c = _mm512_dpbusd_epi32(s##r##c, low, four(x + r * groups * GROUP + g * GROUP + p * 8)); \
     s##r##c = _mm512_dpbusd_epi32(s##r##c, high, four(x + r * groups * GROUP + g * GROUP + p * 8 + 4));
 #define STEP0(r) STEP(r, 0)
 #define STEP1(r) STEP(r, 1)
 #define STEP2(r) STEP(r, 2)
 #define STEP3(r) STEP(r, 3)
-#define PART(rows, c)                                                                      \
-    {                                                                                      \
-        const __m512i both = _mm512_loadu_si512(at + p * PAIR + c * 64);                   \
+#define PART(rows, c)                                                                                                    \
+    {                                                                                                                    \
+        const __m512i both = _mm512_loadu_si512(at + p * PAIR + c * 64);                                                 \
         const __m512i low = _mm512_and_si512(both, digits), high = _mm512_and_si512(_mm512_srli_epi16(both, 4), digits); \
-        ROWS##rows(STEP##c)                                                                \
+        ROWS##rows(STEP##c)                                                                                              \
     }
 #define SCALE(r, c) f##r##c = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s##r##c), (__m512)by##c, f##r##c);
 #define SCALES(r) SCALE(r, 0) SCALE(r, 1) SCALE(r, 2) SCALE(r, 3)
-#define PUT(r, c)                                                                                               \
-    if (left > c * LANES) {                                                                                     \
-        const __mmask16 mask = left - c * LANES >= LANES ? 0xffff : (1 << (left - c * LANES)) - 1;              \
-        __m512 found = _mm512_mul_ps(f##r##c, _mm512_set1_ps(by[r]));                                           \
-        if (bias) found = _mm512_add_ps(found, _mm512_maskz_loadu_ps(mask, bias + c * LANES));                  \
-        _mm512_mask_storeu_ps(y + r * out + c * LANES, mask, found);                                            \
+#define PUT(r, c)                                                                                  \
+    if (left > c * LANES) {                                                                        \
+        const __mmask16 mask = left - c * LANES >= LANES ? 0xffff : (1 << (left - c * LANES)) - 1; \
+        __m512 found = _mm512_mul_ps(f##r##c, _mm512_set1_ps(by[r]));                              \
+        if (bias) found = _mm512_add_ps(found, _mm512_maskz_loadu_ps(mask, bias + c * LANES));     \
+        _mm512_mask_storeu_ps(y + r * out + c * LANES, mask, found);                               \
     }
 #define END(r) PUT(r, 0) PUT(r, 1) PUT(r, 2) PUT(r, 3)
-#define TILE(rows)                                                                                                       \
-    __attribute__((optimize("fp-contract=off"))) static void tile##rows(                                                 \
-        const uint8_t *x, const int32_t *begin, long groups, const uint8_t *at, const float *by, const float *bias,      \
-        float *y, long out, long left) {                                                                                 \
-        const __m512i digits = _mm512_set1_epi8(15);                                                                     \
-        ROWS##rows(BEGIN) for (long g = 0; g < groups; g++, at += RECORD) {                                              \
-            ROWS##rows(GROUPS) for (long p = 0; p < GROUP / 8; p++) {                                                    \
-                for (int j = 0; j < 4; j++) _mm_prefetch(at + AHEAD + p * PAIR + j * 64, _MM_HINT_T1);                   \
-                PART(rows, 0) PART(rows, 1) PART(rows, 2) PART(rows, 3)                                                  \
-            }                                                                                                            \
-            const wide_t by0 = load(at + NUMBERS, 0, 1), by1 = load(at + NUMBERS, 16, 1),                                \
-                         by2 = load(at + NUMBERS, 32, 1), by3 = load(at + NUMBERS, 48, 1);                               \
-            ROWS##rows(SCALES)                                                                                           \
-        }                                                                                                                \
-        ROWS##rows(END)                                                                                                  \
+#define TILE(rows)                                                                                                  \
+    __attribute__((optimize("fp-contract=off"))) static void tile##rows(                                            \
+        const uint8_t *x, const int32_t *begin, long groups, const uint8_t *at, const float *by, const float *bias, \
+        float *y, long out, long left) {                                                                            \
+        const __m512i digits = _mm512_set1_epi8(15);                                                                \
+        ROWS##rows(BEGIN) for (long g = 0; g < groups; g++, at += RECORD) {                                         \
+            ROWS##rows(GROUPS) for (long p = 0; p < GROUP / 8; p++) {                                               \
+                for (int j = 0; j < 4; j++) _mm_prefetch(at + AHEAD + p * PAIR + j * 64, _MM_HINT_T1);              \
+                PART(rows, 0) PART(rows, 1) PART(rows, 2) PART(rows, 3)                                             \
+            }                                                                                                       \
+            const wide_t by0 = load(at + NUMBERS, 0, 1), by1 = load(at + NUMBERS, 16, 1),                           \
+                         by2 = load(at + NUMBERS, 32, 1), by3 = load(at + NUMBERS, 48, 1);                          \
+            ROWS##rows(SCALES)                                                                                      \
+        }                                                                                                           \
+        ROWS##rows(END)                                                                                             \
     }
 TILE(1) TILE(2) TILE(3)
 
@@ -98,10 +100,10 @@ void multiply_four_bits(float *y, const void *x, int half, long rows, long in, l
 #pragma omp barrier
         for (long b = blocks * me / threads; b < blocks * (me + 1) / threads; b++)
             for (long r = 0; r < rows; r += ROWS) {
-#define CASE(n)                                                                                                         \
-    case n:                                                                                                             \
-        tile##n(scratch + r * stride, begin + r * groups, groups, w + b * groups * RECORD, by + r,                      \
-                bias ? bias + b * OUT : 0, y + r * out + b * OUT, out, out - b * OUT);                                  \
+#define CASE(n)                                                                                    \
+    case n:                                                                                        \
+        tile##n(scratch + r * stride, begin + r * groups, groups, w + b * groups * RECORD, by + r, \
+                bias ? bias + b * OUT : 0, y + r * out + b * OUT, out, out - b * OUT);             \
         break;
                 switch (least(ROWS, rows - r)) { CASE(1) CASE(2) CASE(3) }
             }

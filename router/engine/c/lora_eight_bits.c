@@ -20,25 +20,25 @@ static inline __m128i sums_of(__m512i a, __m512i b, __m512i c, __m512i d) {
 
 /* to[row][0 to 3] = A[0 to 3] x[row], A [ranks, in] and x [rows, stride] in integers. Meanwhile `next` is fetched. */
 #define BEGIN(r) __m512i s##r##0 = zero, s##r##1 = zero, s##r##2 = zero, s##r##3 = zero;
-#define STEP(r)                                                                             \
-    {                                                                                       \
-        const __m512i inputs = _mm512_maskz_loadu_epi8(mask, x[r] + i);                     \
+#define STEP(r)                                                                                                 \
+    {                                                                                                           \
+        const __m512i inputs = _mm512_maskz_loadu_epi8(mask, x[r] + i);                                         \
         s##r##0 = _mm512_dpbusd_epi32(s##r##0, inputs, w0), s##r##1 = _mm512_dpbusd_epi32(s##r##1, inputs, w1); \
         s##r##2 = _mm512_dpbusd_epi32(s##r##2, inputs, w2), s##r##3 = _mm512_dpbusd_epi32(s##r##3, inputs, w3); \
     }
 #define END(r) _mm_storeu_si128((__m128i *)to[r], sums_of(s##r##0, s##r##1, s##r##2, s##r##3));
-#define LOWER(rows)                                                                                                 \
+#define LOWER(rows)                                                                                                    \
     static void lower##rows(const int8_t *a, const char *next, const uint8_t *const *x, long in, int32_t *const *to) { \
-        const __m512i zero = _mm512_setzero_si512();                                                                \
-        ROWS##rows(BEGIN) for (long i = 0; i < in; i += LINE) {                                                     \
-            const __mmask64 mask = in - i < LINE ? (1ul << (in - i)) - 1 : ~0ul;                                    \
-            const __m512i w0 = _mm512_maskz_loadu_epi8(mask, a + i), w1 = _mm512_maskz_loadu_epi8(mask, a + in + i), \
-                          w2 = _mm512_maskz_loadu_epi8(mask, a + 2 * in + i),                                       \
-                          w3 = _mm512_maskz_loadu_epi8(mask, a + 3 * in + i);                                       \
-            for (int j = 0; j < 4; j++) _mm_prefetch(next + 4 * i + j * LINE, _MM_HINT_T0);                         \
-            ROWS##rows(STEP)                                                                                        \
-        }                                                                                                           \
-        ROWS##rows(END)                                                                                             \
+        const __m512i zero = _mm512_setzero_si512();                                                                   \
+        ROWS##rows(BEGIN) for (long i = 0; i < in; i += LINE) {                                                        \
+            const __mmask64 mask = in - i < LINE ? (1ul << (in - i)) - 1 : ~0ul;                                       \
+            const __m512i w0 = _mm512_maskz_loadu_epi8(mask, a + i), w1 = _mm512_maskz_loadu_epi8(mask, a + in + i),   \
+                          w2 = _mm512_maskz_loadu_epi8(mask, a + 2 * in + i),                                          \
+                          w3 = _mm512_maskz_loadu_epi8(mask, a + 3 * in + i);                                          \
+            for (int j = 0; j < 4; j++) _mm_prefetch(next + 4 * i + j * LINE, _MM_HINT_T0);                            \
+            ROWS##rows(STEP)                                                                                           \
+        }                                                                                                              \
+        ROWS##rows(END)                                                                                                \
     }
 LOWER(1) LOWER(2) LOWER(3) LOWER(4)
 #undef BEGIN
@@ -135,35 +135,35 @@ static inline const char *block_of(const part_t *part, long block) {
 }
 
 /* y[row] += low[row] B for a block of B [ranks / 4, 64, 4] in unsigned numbers around 128, in the columns of each mask. */
-#define BEGIN(r)                                                                                                      \
+#define BEGIN(r)                                                                                                        \
     __m512i h##r##0 = zero, h##r##1 = zero, h##r##2 = zero, h##r##3 = zero, s##r##0 = _mm512_set1_epi32(low[r]->begin), \
             s##r##1 = s##r##0, s##r##2 = s##r##0, s##r##3 = s##r##0;
-#define SUM(r, c)                                           \
+#define SUM(r, c)                                          \
     h##r##c = _mm512_dpbusd_epi32(h##r##c, w##c, high##r); \
     s##r##c = _mm512_dpbusd_epi32(s##r##c, w##c, rest##r);
-#define STEP(r)                                                                 \
-    const __m512i high##r = four((const uint8_t *)low[r]->digits[k][0]), rest##r = four((const uint8_t *)low[r]->digits[k][1]); \
+#define STEP(r)                                                                               \
+    const __m512i high##r = four(low[r]->digits[k][0]), rest##r = four(low[r]->digits[k][1]); \
     SUM(r, 0) SUM(r, 1) SUM(r, 2) SUM(r, 3)
-#define PUT(r, c)                                                                                                     \
-    {                                                                                                                 \
-        const __m512 found = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h##r##c, 8), s##r##c));            \
-        float *at = y[r] + c * LANES;                                                                                 \
-        const __mmask16 mask = columns >> c * LANES;                                                                  \
-        _mm512_mask_storeu_ps(at, mask, _mm512_fmadd_ps(found, by##r, _mm512_maskz_loadu_ps(mask, at)));              \
+#define PUT(r, c)                                                                                          \
+    {                                                                                                      \
+        const __m512 found = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h##r##c, 8), s##r##c)); \
+        float *at = y[r] + c * LANES;                                                                      \
+        const __mmask16 mask = columns >> c * LANES;                                                       \
+        _mm512_mask_storeu_ps(at, mask, _mm512_fmadd_ps(found, by##r, _mm512_maskz_loadu_ps(mask, at)));   \
     }
-#define END(r)                                         \
+#define END(r)                                          \
     const __m512 by##r = _mm512_set1_ps(low[r]->scale); \
     PUT(r, 0) PUT(r, 1) PUT(r, 2) PUT(r, 3)
-#define RAISE(rows)                                                                                                   \
-    __attribute__((always_inline)) static inline void raise##rows(const char *b, long quads, uint64_t columns,        \
-                                                                  const low_t *const *low, float *const *y) {         \
-        const __m512i zero = _mm512_setzero_si512();                                                                  \
-        ROWS##rows(BEGIN) for (long k = 0; k < quads; k++, b += 4 * OUT) {                                            \
-            const __m512i w0 = _mm512_loadu_si512(b), w1 = _mm512_loadu_si512(b + LINE),                              \
-                          w2 = _mm512_loadu_si512(b + 2 * LINE), w3 = _mm512_loadu_si512(b + 3 * LINE);               \
-            ROWS##rows(STEP)                                                                                          \
-        }                                                                                                             \
-        ROWS##rows(END)                                                                                               \
+#define RAISE(rows)                                                                                            \
+    __attribute__((always_inline)) static inline void raise##rows(const char *b, long quads, uint64_t columns, \
+                                                                  const low_t *const *low, float *const *y) {  \
+        const __m512i zero = _mm512_setzero_si512();                                                           \
+        ROWS##rows(BEGIN) for (long k = 0; k < quads; k++, b += 4 * OUT) {                                     \
+            const __m512i w0 = _mm512_loadu_si512(b), w1 = _mm512_loadu_si512(b + LINE),                       \
+                          w2 = _mm512_loadu_si512(b + 2 * LINE), w3 = _mm512_loadu_si512(b + 3 * LINE);        \
+            ROWS##rows(STEP)                                                                                   \
+        }                                                                                                      \
+        ROWS##rows(END)                                                                                        \
     }
 RAISE(1) RAISE(2)
 

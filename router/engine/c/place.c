@@ -9,9 +9,9 @@ void place_part(const void *a, int a_half, const void *b, int b_half, float by, 
 #define A(kind, half) \
     for (long i = 0; i < rank * in; i++) store_one(to_a, i, kind, load_one(a, i, half));
     BY_KIND(A, kind, a_half)
-#define B(kind, half)                                                                                 \
-    for (long c = 0, at = start % OUT; c < width; c++, at++)                                          \
-        for (long k = 0; k < rank; k++)                                                               \
+#define B(kind, half)                                        \
+    for (long c = 0, at = start % OUT; c < width; c++, at++) \
+        for (long k = 0; k < rank; k++)                      \
             store_one(to_b, (at / OUT * rank + k) * OUT + at % OUT, kind, load_one(b, c * rank + k, half) * by);
     BY_KIND(B, kind, b_half)
 }
@@ -34,19 +34,19 @@ void place_eight_bits(const void *a, int a_half, const void *b, int b_half, floa
     const long quads = (rank + 3) / 4;
     float steps[rank];
     memset(to_b, 128, (start % OUT + width + OUT - 1) / OUT * quads * OUT * 4);
-#define A(half)                                                                        \
-    for (long k = 0; k < rank; k++) {                                                  \
-        const float step = step_of(a, k * in, 1, in, half, 1);                         \
-        int32_t sum = 0;                                                               \
-        for (long i = 0; i < in; i++)                                                  \
+#define A(half)                                                                         \
+    for (long k = 0; k < rank; k++) {                                                   \
+        const float step = step_of(a, k * in, 1, in, half, 1);                          \
+        int32_t sum = 0;                                                                \
+        for (long i = 0; i < in; i++)                                                   \
             sum += to_a[k * in + i] = (int)rintf(load_one(a, k * in + i, half) / step); \
-        scale[k] = step, sums[k] = 128 * sum;                                          \
+        scale[k] = step, sums[k] = 128 * sum;                                           \
     }
-#define B(half)                                                                                                \
-    for (long k = 0; k < rank; k++) scale[k] *= steps[k] = step_of(b, k, rank, width, half, by);               \
-    for (long c = 0, at = start % OUT; c < width; c++, at++)                                                   \
-        for (long k = 0; k < rank; k++)                                                                        \
-            to_b[((at / OUT * quads + k / 4) * OUT + at % OUT) * 4 + k % 4] =                                  \
+#define B(half)                                                                                  \
+    for (long k = 0; k < rank; k++) scale[k] *= steps[k] = step_of(b, k, rank, width, half, by); \
+    for (long c = 0, at = start % OUT; c < width; c++, at++)                                     \
+        for (long k = 0; k < rank; k++)                                                          \
+            to_b[((at / OUT * quads + k / 4) * OUT + at % OUT) * 4 + k % 4] =                    \
                 (int)rintf(load_one(b, c * rank + k, half) * by / steps[k]) + 128;
     if (a_half) { A(1) } else { A(0) }
     if (b_half) { B(1) } else { B(0) }

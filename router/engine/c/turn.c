@@ -2,7 +2,8 @@
 
 #include "vectors.h"
 
-/* The halves of a head x [size], turned by cos and sin [size], of whose type the results are: in bf16 every operation is rounded. */
+/* The halves of a head x [size], turned by cos and sin [size], of whose type the results are: in bf16 every operation is
+   rounded. */
 __attribute__((always_inline)) static inline void turn_head(const void *x, long at, int half, const void *cosines,
                                                             const void *sines, long angle, const int kept, void *to,
                                                             long put, const int wide, long size) {
@@ -18,9 +19,9 @@ __attribute__((always_inline)) static inline void turn_head(const void *x, long 
 #undef ROUND
 }
 
-/* x [rows, time, heads + 2 groups, size], queries, keys and values of each position, bf16 with half, else float32: queries turned
-   to q [rows, heads, time, size] in float32, keys turned to k and values to v [rows, groups, time, size], whose rows are `row`
-   apart and groups `group`. cosines, sines [rows, time, size], whose second halves are like the first, k and v: bf16 with kept,
+/* x [rows, time, heads + 2 groups, size], queries, keys and values of each position, bf16 with half, else float32: queries
+   turned to q [rows, heads, time, size] in float32, keys turned to k and values to v [rows, groups, time, size], whose rows
+   are `row` apart and groups `group`. cosines, sines [rows, time, size], whose second halves are like the first, k and v: bf16 with kept,
    else float32. size: a multiple of 32. */
 __attribute__((optimize("fp-contract=off"))) void turn(float *q, void *k, void *v, int kept, const void *x, int half,
                                                        const void *cosines, const void *sines, long rows, long time,
