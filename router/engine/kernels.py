@@ -11,11 +11,12 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ctypes import c_float, c_int, c_int32, c_long, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -59,51 +60,28 @@ class Kernels:
     def __init__(self, path: Path) -> None:
         """Raises OSError when the file is no library that this process can open, AttributeError when it is another."""
         library = ctypes.CDLL(str(path))
-        self._add = library.add_lora
-        self._add.argtypes = [c_void_p, c_int, c_void_p, c_int, c_long, c_long, c_long]
-        self._add.argtypes += [c_void_p, c_int, c_int, c_void_p]
-        self._norm, self._gated, self._attend = library.normalise, library.gated, library.attend
-        self._norm.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_void_p, c_int, c_float]
-        self._gated.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long]
-        self._attend.argtypes = [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]
-        self._attend.argtypes += [c_long] * 7 + [c_float, c_void_p]
-        self._place = library.place_part
-        self._place.argtypes = [c_void_p, c_int, c_void_p, c_int, c_float, *[c_long] * 4, c_int]
-        self._place.argtypes += [c_void_p] * 2
-        self._turn = library.turn
-        self._turn.argtypes = [c_void_p, c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]
-        self._turn.argtypes += [c_long] * 7
-        self._attend_many = library.attend_many
-        self._attend_many.argtypes = [c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_void_p]
-        self._attend_many.argtypes += [c_long] * 8 + [c_float, c_void_p]
-        functions = [
-            self._attend_many,
-            self._add,
-            self._norm,
-            self._gated,
-            self._attend,
-            self._place,
-            self._turn,
-        ]
+        p, i, n, f = c_void_p, c_int, c_long, c_float
+
+        def function(name: str, *arguments: type) -> Callable[..., None]:
+            found = getattr(library, name)
+            found.argtypes, found.restype = arguments, None
+            return cast("Callable[..., None]", found)
+
+        self._add = function("add_lora", p, i, p, i, n, n, n, p, i, i, p)
+        self._place = function("place_part", p, i, p, i, f, n, n, n, n, i, p, p)
+        self._norm = function("normalise", p, p, i, n, n, p, i, f)
+        self._gated = function("gated", p, p, i, n, n)
+        self._turn = function("turn", p, p, p, i, p, i, p, p, n, n, n, n, n, n, n)
+        self._attend = function("attend", p, p, p, p, i, p, n, n, n, n, n, n, n, f, p)
+        self._attend_many = function("attend_many", p, p, p, p, i, p, n, n, n, n, n, n, n, n, f, p)
         self.multiplies = hasattr(library, "multiply_eight_bits")  # this processor, in 8 bits
         if self.multiplies:
-            self._pack, self._multiply = library.pack_eight_bits, library.multiply_eight_bits
-            self._pack.argtypes = [c_void_p, c_long, c_long, c_void_p, c_void_p]
-            self._multiply.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_long]
-            self._multiply.argtypes += [c_void_p] * 6 + [c_int, c_int, c_void_p]
-            self._place_eight, self._add_eight = library.place_eight_bits, library.add_lora_eight_bits
-            self._place_eight.argtypes = [c_void_p, c_int, c_void_p, c_int, c_float, *[c_long] * 4]
-            self._place_eight.argtypes += [c_void_p] * 4
-            self._add_eight.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_long, c_void_p]
-            self._add_eight.argtypes += [c_int, c_int, c_void_p, c_void_p]
-            self._pack_four, self._multiply_four = library.pack_four_bits, library.multiply_four_bits
-            self._pack_four.argtypes = [c_void_p, c_void_p, c_long, c_long, c_void_p]
-            self._multiply_four.argtypes = [c_void_p, c_void_p, c_int, c_long, c_long, c_long]
-            self._multiply_four.argtypes += [c_void_p] * 3
-            functions += [self._pack, self._multiply, self._place_eight, self._add_eight]
-            functions += [self._pack_four, self._multiply_four]
-        for function in functions:
-            function.restype = None
+            self._pack = function("pack_eight_bits", p, n, n, p, p)
+            self._multiply = function("multiply_eight_bits", p, p, i, n, n, n, p, p, p, p, p, p, i, i, p)
+            self._place_eight = function("place_eight_bits", p, i, p, i, f, n, n, n, n, p, p, p, p)
+            self._add_eight = function("add_lora_eight_bits", p, p, i, n, n, n, p, i, i, p, p)
+            self._pack_four = function("pack_four_bits", p, p, p, n, n, p)
+            self._multiply_four = function("multiply_four_bits", p, p, i, n, n, n, p, p, p)
 
     def add_lora(self, y: Tensor, x: Tensor, batch: Batch, first: int, parts: int, low: Tensor) -> None:
         """y [rows, out] += B A x [rows, in] for every row's own adapter. first, parts: the product's, in every table.
@@ -248,13 +226,13 @@ class Kernels:
         )  # fmt: skip
         return y
 
-    def pack_four(self, weight: Tensor, scale: Tensor) -> Tensor:
+    def pack_four(self, weight: Tensor, scale: Tensor, least: Tensor) -> Tensor:
         """What `products.four_bits` gives for `multiply_four` [blocks, groups, bytes]."""
         out, groups = scale.shape
-        blocks, record = -(-out // OUT), OUT * (GROUP // 2 + 2)
+        blocks, record = -(-out // OUT), OUT * (GROUP // 2 + 4)
         packed = large(blocks * groups * record).view(blocks, groups, record)
-        weight, scale = weight.contiguous(), scale.contiguous()
-        self._pack_four(weight.data_ptr(), scale.data_ptr(), out, groups, packed.data_ptr())
+        weight, scale, least = weight.contiguous(), scale.contiguous(), least.contiguous()
+        self._pack_four(weight.data_ptr(), scale.data_ptr(), least.data_ptr(), out, groups, packed.data_ptr())
         return packed
 
     def multiply_four(self, x: Tensor, packed: Tensor, out: int, bias: Tensor | None) -> Tensor:

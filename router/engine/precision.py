@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -16,10 +17,14 @@ from specialists.paths import cache
 
 from .base import Base
 from .lora import MixedLinear, products
-from .products import Plain, eight_bits, four_bits, int4, int8
+from .products import FourBits, Plain, eight_bits, four_bits, int4, int8
 from .progress import bar
 
 PRECISIONS = ("auto", "bf16", "int8", "int4")
+_SIDES, _FOUR = (
+    ("weight", "scale"),
+    ("numbers", "scale", "least"),
+)  # of a layer in the file, in 8 bits and in 4
 HEAD = "lm_head"  # which is in 8 bits beside layers in 4, for it is worth more than they are
 
 
@@ -87,12 +92,14 @@ def _read(path: Path, every: list[MixedLinear], precision: str) -> None:
         with safe_open(
             path, framework="pt"
         ) as file:  # opened each time, so that what was read does not stay mapped
-            weights = [file.get_tensor(f"{name}.weight") for name in product.names]
-            scales = [file.get_tensor(f"{name}.scale") for name in product.names]
-        if _eight(product, precision):
-            made.append(int8(weights, scales, product.product.bias))
+            sides = _SIDES if _eight(product, precision) else _FOUR
+            read = [[file.get_tensor(f"{name}.{side}") for side in sides] for name in product.names]
+        bias = product.product.bias
+        if sides is _SIDES:
+            weights, scales = zip(*read, strict=True)
+            made.append(int8(weights, scales, bias))
         else:
-            made.append(int4(weights, scales, product.product.bias, product.shapes[0][1]))
+            made.append(int4([FourBits(*one) for one in read], bias, product.shapes[0][1]))
     for product, rounded in zip(every, made, strict=True):
         product.product = rounded
 
@@ -112,9 +119,11 @@ def _make(path: Path, every: list[MixedLinear], precision: str) -> None:
             with bar(total, f"Rounding weights to {bits} bits", unit="") as progress:
                 for product in every:
                     assert isinstance(product.product, Plain)
-                    shorten = eight_bits if _eight(product, precision) else four_bits
+                    eight = _eight(product, precision)
                     for name, linear in zip(product.names, product.product.linears, strict=True):
-                        found[f"{name}.weight"], found[f"{name}.scale"] = shorten(linear.weight)
+                        sides = eight_bits(linear.weight) if eight else astuple(four_bits(linear.weight))
+                        for side, tensor in zip(_SIDES if eight else _FOUR, sides, strict=True):
+                            found[f"{name}.{side}"] = tensor
                         progress.update(linear.weight.numel())
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.")
             os.close(handle)

@@ -6,6 +6,8 @@ Decoding reads every weight once a step, so its speed is bytes read: half as man
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import torch
@@ -16,16 +18,11 @@ from .packed import multiply, pack
 
 PACKED_FOR = 64  # rows that packed weights are laid out for: those of a step of a full batch
 LONG = 512  # rows from which packing gains nothing
-TRIED = (
-    -9,
-    -8.5,
-    -8,
-    -7.5,
-    -7,
-    7,
-    7.5,
-    8,
-)  # what the largest of a group is rounded from, of which the best is taken
+SHARES = (
+    1.0,
+    0.9,
+    0.8,
+)  # of a group's least and of its largest, between which numbers of 4 bits are tried to lie
 FEW = 32  # rows up to which torch's 4-bit product is faster than writing the weights out
 ZERO = 128  # what stands for 0 in inputs of 8 bits; added to a signed number by turning its highest bit
 
@@ -116,27 +113,42 @@ class Int8Compiled:
         return self.kernels.multiply(x.contiguous(), self.weight, self.sums, self.scale, self.bias, added)
 
 
+@dataclass(frozen=True)
+class FourBits:
+    """Weights [out, in] as scale * number + least, numbers from 0 to 15, of each GROUP of a row."""
+
+    numbers: Tensor  # two a byte, the first in its low digits: uint8 [out, ceil(in / GROUP) * GROUP / 2]
+    scale: Tensor  # bf16 [out, ceil(in / GROUP)]
+    least: Tensor  # bf16 [out, ceil(in / GROUP)]
+
+    def written_out(self) -> Tensor:
+        """The weights in bf16 [out, ceil(in / GROUP) * GROUP]."""
+        numbers = torch.stack([self.numbers & 15, self.numbers >> 4], -1).view(*self.scale.shape, GROUP)
+        return (numbers.bfloat16() * self.scale[..., None]).add_(self.least[..., None]).flatten(1)
+
+
 class Int4:
-    """Weights in 4 bits, GROUP of which share a scale, and inputs in bf16; by torch's own packed kernel, bf16 out.
+    """Weights in 4 bits and inputs in bf16, by torch's own packed kernel; bf16 out.
 
     For many rows, and for layers that the kernel does not take, the weights are written out for the call.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, inside: int) -> None:
-        """weight, scale: as `four_bits` gives them, of layers with so many inputs."""
-        self.weight, self.scale, self.inside = weight, scale, inside
+    def __init__(self, weight: FourBits, bias: Tensor | None, inside: int) -> None:
+        """inside: inputs of the layers."""
+        self.weight, self.inside = weight, inside
         self.bias = None if bias is None else bias.bfloat16()
         self.packed: Tensor | None = None
-        if len(weight) % 16 == 0 and inside % GROUP == 0:
-            pairs = torch.stack([weight & 15, weight >> 4], -1).flatten(1)
-            self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(pairs.int(), 1)
-            self.scales = torch.stack([scale.t(), torch.zeros_like(scale.t())], -1).contiguous()
+        if len(weight.scale) % 16 == 0 and inside % GROUP == 0:
+            numbers = torch.stack([weight.numbers & 15, weight.numbers >> 4], -1).flatten(1)
+            self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers.int(), 1)
+            eight = weight.least.float() + 8 * weight.scale.float()  # what the number 8 stands for
+            self.scales = torch.stack([weight.scale.t(), eight.bfloat16().t()], -1).contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Product."""
         x = x.bfloat16()
         if self.packed is None or len(x) > FEW:
-            return nn.functional.linear(x, written_out(self.weight, self.scale)[:, : self.inside], self.bias)
+            return nn.functional.linear(x, self.weight.written_out()[:, : self.inside], self.bias)
         y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
         return y if self.bias is None else y.add_(self.bias)
 
@@ -144,50 +156,48 @@ class Int4:
 class Int4Compiled:
     """The same weights by the compiled loops, with inputs in 8 bits as in Int8; float32 out."""
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None, kernels: Kernels) -> None:
+    def __init__(self, weight: FourBits, bias: Tensor | None, kernels: Kernels) -> None:
         """See Int4."""
-        self.kernels, self.out = kernels, len(weight)
+        self.kernels, self.out = kernels, len(weight.scale)
         self.bias = None if bias is None else bias.float().contiguous()
-        self.weight = kernels.pack_four(weight, scale)
+        self.weight = kernels.pack_four(weight.numbers, weight.scale, weight.least)
 
     def __call__(self, x: Tensor) -> Tensor:
         """See Product."""
         return self.kernels.multiply_four(x.contiguous(), self.weight, self.out, self.bias)
 
 
-def int4(weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None, inside: int) -> Product:
-    """The product of layers in 4 bits, each as `four_bits` gives it, with so many inputs."""
-    weight, scale = torch.cat(list(weights)), torch.cat(list(scales))
+def int4(layers: Sequence[FourBits], bias: Tensor | None, inside: int) -> Product:
+    """The product of layers in 4 bits with so many inputs."""
+    sides = ([getattr(one, side) for one in layers] for side in ("numbers", "scale", "least"))
+    weight = FourBits(*(torch.cat(side) for side in sides))
     if (kernels := load()) and kernels.multiplies:
-        return Int4Compiled(weight, scale, bias, kernels)
-    return Int4(weight, scale, bias, inside)
+        return Int4Compiled(weight, bias, kernels)
+    return Int4(weight, bias, inside)
 
 
-def four_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """weight [out, in] as numbers from -8 to 7, and the scale of each GROUP of a row in bf16 [out, ceil(in / GROUP)].
+def four_bits(weight: Tensor) -> FourBits:
+    """weight [out, in] in 4 bits: between those SHARES of each group's least and largest by which it is off least.
 
-    The numbers are 8 more, two a byte, the first in its low digits: uint8 [out, ceil(in / GROUP) * GROUP / 2]. A scale
-    is the one of TRIED by which the weights are off least, in squares; symmetric groups are llama.cpp's Q4_0.
+    Errors are compared in squares. Groups of 32 with a scale and a least are llama.cpp's Q4_1.
     """
     groups = nn.functional.pad(weight.float(), (0, -weight.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
-    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
-    numbers, scales = torch.zeros_like(groups), torch.zeros_like(largest)
-    least = torch.full_like(largest, torch.inf)
-    for rounded_from in TRIED:
-        scale = (largest / rounded_from).bfloat16().float()
-        found = (groups / scale).nan_to_num_(0).round_().clamp_(-8, 7)  # a group of zeros has the scale 0
-        off = (found * scale).sub_(groups).square_().sum(-1, keepdim=True)
-        better = off < least
-        numbers, scales = torch.where(better, found, numbers), torch.where(better, scale, scales)
-        least = torch.minimum(off, least)
-    digits = (numbers + 8).to(torch.uint8).flatten(1)
-    return digits[:, ::2] | digits[:, 1::2] << 4, scales.bfloat16().squeeze(-1)
-
-
-def written_out(weight: Tensor, scale: Tensor) -> Tensor:
-    """What `four_bits` has rounded, in bf16 [out, ceil(in / GROUP) * GROUP]."""
-    numbers = torch.stack([weight & 15, weight >> 4], -1).flatten(1).bfloat16().sub_(8)
-    return numbers.unflatten(1, (-1, GROUP)).mul_(scale.unsqueeze(-1)).flatten(1)
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    numbers, scales, leasts = torch.zeros_like(groups), torch.zeros_like(low), torch.zeros_like(low)
+    best = torch.full_like(low, torch.inf)
+    for of_low, of_high in product(SHARES, SHARES):
+        least = (low * of_low).bfloat16().float()
+        scale = ((high * of_high - least) / 15).bfloat16().float()
+        found = ((groups - least) / scale).nan_to_num_(0).round_().clamp_(0, 15)  # all alike: the scale is 0
+        off = (found * scale).add_(least).sub_(groups).square_().sum(-1, keepdim=True)
+        better = off < best
+        numbers = torch.where(better, found, numbers)
+        scales, leasts = torch.where(better, scale, scales), torch.where(better, least, leasts)
+        best = torch.minimum(off, best)
+    digits = numbers.to(torch.uint8).flatten(1)
+    return FourBits(
+        digits[:, ::2] | digits[:, 1::2] << 4, scales.bfloat16().squeeze(-1), leasts.bfloat16().squeeze(-1)
+    )
 
 
 def int8(weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None) -> Product:

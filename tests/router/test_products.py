@@ -21,7 +21,6 @@ from router.engine.products import (
     eight_bits,
     four_bits,
     int8,
-    written_out,
 )
 
 eight = pytest.mark.skipif(not can_multiply(), reason="this processor does not multiply in 8 bits")
@@ -104,14 +103,16 @@ def test_four_bits_are_the_best_of_what_is_tried(outside: int, inside: int, expo
     weight = torch.randn(outside, inside) * 10.0**exponent
     weight[0, : inside // 2] = 0
     weight[-1, -1] = 10.0**exponent
-    digits, scale = four_bits(weight)
-    assert digits.shape == (outside, scale.shape[1] * 16) and scale.dtype == torch.bfloat16
-    found = written_out(digits, scale)[:, :inside].float()
-    plain = weight.abs().amax(1, keepdim=True) / 7  # a scale for each row, of its largest
-    off, plainly = (
-        (other - weight).norm() / weight.norm() for other in (found, (weight / plain).round() * plain)
-    )
-    assert off <= 1.01 * plainly + 2**-7  # scales are bf16, and what is written out
+    short = four_bits(weight)
+    groups = -(-inside // 32)
+    assert short.numbers.shape == (outside, groups * 16)
+    assert short.scale.shape == short.least.shape == (outside, groups)
+    found = short.written_out()[:, :inside].float()
+    low, high = weight.amin(1, keepdim=True).clamp(max=0), weight.amax(1, keepdim=True).clamp(min=0)
+    plain = (high - low) / 15  # a scale for each row
+    plainly = ((weight - low) / plain).round() * plain + low
+    off, most = ((other - weight).norm() / weight.norm() for other in (found, plainly))
+    assert off <= 1.05 * most + 2**-6  # scales, least ones and what is written out are bf16
     assert not found[0, : inside // 2 // 32 * 32].any()
 
 
@@ -122,22 +123,24 @@ def test_four_bits_are_multiplied_as_they_are_written_out(
     rows: int, inside: int, outside: int, bf16: bool, bias: bool
 ) -> None:
     linear = torch.nn.Linear(inside, outside, bias=bias)
-    digits, scale = four_bits(linear.weight)
-    pairs = torch.stack([digits & 15, digits >> 4], -1).flatten(1).double() - 8
-    weight = (pairs.unflatten(1, (-1, 32)) * scale.double()[..., None]).flatten(1)[:, :inside]
+    short = four_bits(linear.weight)
+    pairs = torch.stack([short.numbers & 15, short.numbers >> 4], -1).view(outside, -1, 32).double()
+    weight = (pairs * short.scale.double()[..., None] + short.least.double()[..., None]).flatten(1)[
+        :, :inside
+    ]
     x = torch.randn(rows, inside) * torch.logspace(-3, 3, rows)[:, None]
     x[0] = 0
     x = x.bfloat16() if bf16 else x
     added = linear.bias.double() if bias else 0
 
     exact = x.bfloat16().double() @ weight.T + added
-    found = Int4(digits, scale, linear.bias, inside)(x)
+    found = Int4(short, linear.bias, inside)(x)
     assert (found.double() - exact).abs().max() <= 2e-2 * exact.abs().max() + 1e-6
     if not ((kernels := load()) and kernels.multiplies):
         return
-    short, by = eight_bits(x)
-    exact = (short.double() * by.double()[:, None]) @ weight.T + added
-    ours = Int4Compiled(digits, scale, linear.bias, kernels)
+    rounded, by = eight_bits(x)
+    exact = (rounded.double() * by.double()[:, None]) @ weight.T + added
+    ours = Int4Compiled(short, linear.bias, kernels)
     torch.testing.assert_close(ours(x).double(), exact, rtol=1e-4, atol=1e-5)
     x[rows - 1, inside // 2] = float("nan")
     assert ours(x)[rows - 1].isnan().all() and (rows == 1 or torch.equal(ours(x)[:-1], ours(x[:-1])))
@@ -147,7 +150,7 @@ def test_four_bits_are_multiplied_as_they_are_written_out(
 @torch.inference_mode()
 def test_torch_multiplies_packed_and_written_out_weights_alike(rows: int) -> None:
     linear, x = layer(96, 48), torch.randn(rows, 96)
-    product = Int4(*four_bits(linear.weight), linear.bias, 96)
+    product = Int4(four_bits(linear.weight), linear.bias, 96)
     assert product.packed is not None
     found, product.packed = product(x), None
     torch.testing.assert_close(found, product(x), rtol=2e-2, atol=2e-2)

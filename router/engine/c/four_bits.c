@@ -1,4 +1,4 @@
-/* Products of rows in 8 bits with weights in 4 bits, 32 of which share a scale. Half the bytes of eight_bits.c, and more to do
+/* Products of rows in 8 bits with weights in 4 bits, 32 of which share a scale and a least. Half the bytes of eight_bits.c, and more to do
    for each of them. */
 
 #include "eight_bits.h"
@@ -9,13 +9,13 @@
 #define GROUP 32                    /* weights of a scale: those of 4 pairs of 4 inputs */
 #define PAIR (OUT * 4)              /* bytes for 8 inputs of a block's outputs: 4 in low digits, 4 in the high ones */
 #define NUMBERS (GROUP / 8 * PAIR)  /* bytes of a group without its scales, */
-#define RECORD (NUMBERS + OUT * 2)  /* and with them, in bf16 */
+#define RECORD (NUMBERS + OUT * 4)  /* and with them and the least ones, in bf16 */
 #define AHEAD 8192                  /* bytes that weights are fetched before they are multiplied */
 
-/* w [out, groups, 16], of which a byte holds a weight plus 8 and, in its high digits, the one after it, and scale
-   [out, groups] in bf16 to blocks of 64 outputs, and within them groups; to [blocks, groups, RECORD], zeros where there is
-   no output. */
-void pack_four_bits(const uint8_t *w, const uint16_t *scale, long out, long groups, uint8_t *to) {
+/* w [out, groups, 16], of which a byte holds a number and, in its high digits, the one after it, and scale and least
+   [out, groups] in bf16, by which it stands for a weight of scale * number + least, to blocks of 64 outputs, and within them
+   groups; to [blocks, groups, RECORD], zeros where there is no output. */
+void pack_four_bits(const uint8_t *w, const uint16_t *scale, const uint16_t *least, long out, long groups, uint8_t *to) {
     const long blocks = (out + OUT - 1) / OUT;
 #pragma omp parallel for schedule(static)
     for (long b = 0; b < blocks; b++)
@@ -29,14 +29,14 @@ void pack_four_bits(const uint8_t *w, const uint16_t *scale, long out, long grou
                     record[i / 8 * PAIR + o * 4 + i % 4] |= digits << i / 4 % 2 * 4;
                 }
                 ((uint16_t *)(record + NUMBERS))[o] = scale[from];
+                ((uint16_t *)(record + NUMBERS))[OUT + o] = least[from];
             }
         }
 }
 
-/* A tile of 1 to 3 rows and a block of outputs. x: signed; begin: -8 times the sum of each group of a row. */
+/* A tile of 1 to 3 rows and a block of outputs. x: signed; sums: of each group of a row. */
 #define BEGIN(r) __m512 f##r##0 = _mm512_setzero_ps(), f##r##1 = f##r##0, f##r##2 = f##r##0, f##r##3 = f##r##0;
-#define GROUPS(r) \
-    __m512i s##r##0 = _mm512_set1_epi32(begin[r * groups + g]), s##r##1 = s##r##0, s##r##2 = s##r##0, s##r##3 = s##r##0;
+#define GROUPS(r) __m512i s##r##0 = zero, s##r##1 = zero, s##r##2 = zero, s##r##3 = zero;
 #define STEP(r, c)                                                                                 \
     s##r##c = _mm512_dpbusd_epi32(s##r##c, low, four(x + r * groups * GROUP + g * GROUP + p * 8)); \
     s##r##c = _mm512_dpbusd_epi32(s##r##c, high, four(x + r * groups * GROUP + g * GROUP + p * 8 + 4));
@@ -50,8 +50,13 @@ void pack_four_bits(const uint8_t *w, const uint16_t *scale, long out, long grou
         const __m512i low = _mm512_and_si512(both, digits), high = _mm512_and_si512(_mm512_srli_epi16(both, 4), digits); \
         ROWS##rows(STEP##c)                                                                                              \
     }
-#define SCALE(r, c) f##r##c = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s##r##c), (__m512)by##c, f##r##c);
-#define SCALES(r) SCALE(r, 0) SCALE(r, 1) SCALE(r, 2) SCALE(r, 3)
+#define SCALE(r, c) f##r##c = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s##r##c), scale##c, _mm512_fmadd_ps(least##c, sum##r, f##r##c));
+#define SCALES(r)                                               \
+    const __m512 sum##r = _mm512_set1_ps(sums[r * groups + g]); \
+    SCALE(r, 0) SCALE(r, 1) SCALE(r, 2) SCALE(r, 3)
+#define READ(c)                                                       \
+    const __m512 scale##c = (__m512)load(at + NUMBERS, c * LANES, 1); \
+    const __m512 least##c = (__m512)load(at + NUMBERS, OUT + c * LANES, 1);
 #define PUT(r, c)                                                                                  \
     if (left > c * LANES) {                                                                        \
         const __mmask16 mask = left - c * LANES >= LANES ? 0xffff : (1 << (left - c * LANES)) - 1; \
@@ -60,31 +65,29 @@ void pack_four_bits(const uint8_t *w, const uint16_t *scale, long out, long grou
         _mm512_mask_storeu_ps(y + r * out + c * LANES, mask, found);                               \
     }
 #define END(r) PUT(r, 0) PUT(r, 1) PUT(r, 2) PUT(r, 3)
-#define TILE(rows)                                                                                                  \
-    __attribute__((optimize("fp-contract=off"))) static void tile##rows(                                            \
-        const uint8_t *x, const int32_t *begin, long groups, const uint8_t *at, const float *by, const float *bias, \
-        float *y, long out, long left) {                                                                            \
-        const __m512i digits = _mm512_set1_epi8(15);                                                                \
-        ROWS##rows(BEGIN) for (long g = 0; g < groups; g++, at += RECORD) {                                         \
-            ROWS##rows(GROUPS) for (long p = 0; p < GROUP / 8; p++) {                                               \
-                for (int j = 0; j < 4; j++) _mm_prefetch(at + AHEAD + p * PAIR + j * 64, _MM_HINT_T1);              \
-                PART(rows, 0) PART(rows, 1) PART(rows, 2) PART(rows, 3)                                             \
-            }                                                                                                       \
-            const wide_t by0 = load(at + NUMBERS, 0, 1), by1 = load(at + NUMBERS, 16, 1),                           \
-                         by2 = load(at + NUMBERS, 32, 1), by3 = load(at + NUMBERS, 48, 1);                          \
-            ROWS##rows(SCALES)                                                                                      \
-        }                                                                                                           \
-        ROWS##rows(END)                                                                                             \
+#define TILE(rows)                                                                                               \
+    __attribute__((optimize("fp-contract=off"))) static void tile##rows(                                         \
+        const uint8_t *x, const float *sums, long groups, const uint8_t *at, const float *by, const float *bias, \
+        float *y, long out, long left) {                                                                         \
+        const __m512i digits = _mm512_set1_epi8(15), zero = _mm512_setzero_si512();                              \
+        ROWS##rows(BEGIN) for (long g = 0; g < groups; g++, at += RECORD) {                                      \
+            ROWS##rows(GROUPS) for (long p = 0; p < GROUP / 8; p++) {                                            \
+                for (int j = 0; j < 4; j++) _mm_prefetch(at + AHEAD + p * PAIR + j * 64, _MM_HINT_T1);           \
+                PART(rows, 0) PART(rows, 1) PART(rows, 2) PART(rows, 3)                                          \
+            }                                                                                                    \
+            READ(0) READ(1) READ(2) READ(3)                                                                      \
+            ROWS##rows(SCALES)                                                                                   \
+        }                                                                                                        \
+        ROWS##rows(END)                                                                                          \
     }
 TILE(1) TILE(2) TILE(3)
 
 /* y [rows, out] = x [rows, in] W' + bias, if there is one, in float32; x is bf16 with half, else float32. w: of pack_four_bits.
-   scratch: for each row as many bytes as inputs, up to a multiple of 32, then an integer for each 32 of them, and a float. */
+   scratch: for each row as many bytes as inputs, up to a multiple of 32, then a float for each 32 of them, and one more. */
 void multiply_four_bits(float *y, const void *x, int half, long rows, long in, long out, const uint8_t *w, const float *bias,
                         uint8_t *scratch) {
     const long blocks = (out + OUT - 1) / OUT, groups = (in + GROUP - 1) / GROUP, stride = groups * GROUP;
-    int32_t *begin = (int32_t *)(scratch + rows * stride);
-    float *by = (float *)(begin + rows * groups);
+    float *sums = (float *)(scratch + rows * stride), *by = sums + rows * groups;
 #pragma omp parallel
     {
         const long threads = omp_get_num_threads(), me = omp_get_thread_num();
@@ -95,15 +98,15 @@ void multiply_four_bits(float *y, const void *x, int half, long rows, long in, l
                 scratch[g * GROUP + i] ^= 128;
                 sum += (int8_t)scratch[g * GROUP + i];
             }
-            begin[g] = -8 * sum;
+            sums[g] = sum;
         }
 #pragma omp barrier
         for (long b = blocks * me / threads; b < blocks * (me + 1) / threads; b++)
             for (long r = 0; r < rows; r += ROWS) {
-#define CASE(n)                                                                                    \
-    case n:                                                                                        \
-        tile##n(scratch + r * stride, begin + r * groups, groups, w + b * groups * RECORD, by + r, \
-                bias ? bias + b * OUT : 0, y + r * out + b * OUT, out, out - b * OUT);             \
+#define CASE(n)                                                                                   \
+    case n:                                                                                       \
+        tile##n(scratch + r * stride, sums + r * groups, groups, w + b * groups * RECORD, by + r, \
+                bias ? bias + b * OUT : 0, y + r * out + b * OUT, out, out - b * OUT);            \
         break;
                 switch (least(ROWS, rows - r)) { CASE(1) CASE(2) CASE(3) }
             }
