@@ -181,7 +181,9 @@ def four_bits(weight: Tensor) -> FourBits:
 
     Errors are compared in squares. Groups of 32 with a scale and a least are llama.cpp's Q4_1.
     """
-    groups = nn.functional.pad(weight.float(), (0, -weight.shape[1] % GROUP)).unflatten(1, (-1, GROUP))
+    over = weight[:, -1:].expand(-1, -weight.shape[1] % GROUP)  # to whole groups
+    groups = torch.cat([weight, over], 1).float().unflatten(1, (-1, GROUP))
+    used = (torch.arange(groups[0].numel()) < weight.shape[1]).view(-1, GROUP)
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     numbers, scales, leasts = torch.zeros_like(groups), torch.zeros_like(low), torch.zeros_like(low)
     best = torch.full_like(low, torch.inf)
@@ -189,7 +191,7 @@ def four_bits(weight: Tensor) -> FourBits:
         least = (low * of_low).bfloat16().float()
         scale = ((high * of_high - least) / 15).bfloat16().float()
         found = ((groups - least) / scale).nan_to_num_(0).round_().clamp_(0, 15)  # all alike: the scale is 0
-        off = (found * scale).add_(least).sub_(groups).square_().sum(-1, keepdim=True)
+        off = (found * scale).add_(least).sub_(groups).square_().mul_(used).sum(-1, keepdim=True)
         better = off < best
         numbers = torch.where(better, found, numbers)
         scales, leasts = torch.where(better, scale, scales), torch.where(better, least, leasts)
