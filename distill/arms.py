@@ -57,8 +57,9 @@ def measure(
     weights = sha256(arm.adapter / WEIGHTS) if arm.adapter else None
     if weights and arm.adapter and weights not in engine.adapters:
         engine.add(weights, arm.adapter)
+    where = domain.name, engine.identity, engine.arithmetic
     asks = [
-        Ask(key_of(domain.name, task.key, engine.identity, weights, said, most), said, weights, most)
+        Ask(key_of(*where, task.key, weights, said, most), said, weights, most)
         for task in tasks
         for said in [messages(arm.prompt, task.question)]
     ]

@@ -47,6 +47,7 @@ class Tools:
     """What answers: the engine, the identity of its base weights, and the store.
 
     `router` opens the router when first needed; `check` raises for a version that must not run on this base.
+    `arithmetic` says by what the engine multiplies, which rounds answers in its own way.
     """
 
     engine: Generates
@@ -54,6 +55,7 @@ class Tools:
     store: Resolves
     router: Callable[[], Routes]
     check: Callable[[Version], object]
+    arithmetic: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Evaluation:
         weights = who.adapter if who else None
         where = (_name(item.group), self.split, item.task.key)
         # Not of the arm: what router and specialist are asked alike is answered once.
-        key = key_of(*where, self.tools.base, weights, said, budget)
+        key = key_of(*where, self.tools.base, self.tools.arithmetic, weights, said, budget)
         return Ask(key, said, who.ref if who else None, budget)
 
     def measure(self, arm: str, saved: Saved, progress: bool) -> list[Outcome]:

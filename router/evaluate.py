@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def open_tools(base: str | None = None, store: Store | None = None, precision: s
         compatible(version.card.base, version.card.base_weights, engine.base)
         verify(version)
 
-    return Tools(engine, engine.identity, found, lambda: open_router(found, torch=True), check)
+    routes = partial(open_router, found, torch=True)
+    return Tools(engine, engine.identity, found, routes, check, engine.arithmetic)
 
 
 def measured_in(report: Mapping[str, Any] | None) -> str:

@@ -62,6 +62,9 @@ class Engine:
         if self.precision != "bf16":
             round_weights(self.layers, base, self.precision)
         kernels = load() if self.device.type == "cpu" and self.model.dtype in KINDS else None
+        self.arithmetic = (
+            f"torch {torch.__version__} on {self.device.type}, {kernels.name if kernels else 'alone'}"
+        )
         every = products(self.layers)
         rounded = self.precision != "bf16" and kernels is not None and kernels.multiplies
         kept = torch.int8 if rounded else self.model.dtype

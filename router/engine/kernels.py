@@ -60,6 +60,7 @@ class Kernels:
     def __init__(self, path: Path) -> None:
         """Raises OSError when the file is no library that this process can open, AttributeError when it is another."""
         library = ctypes.CDLL(str(path))
+        self.name = path.stem  # of its sources, the processor and the compiler's options
         p, i, n, f = c_void_p, c_int, c_long, c_float
 
         def function(name: str, *arguments: type) -> Callable[..., None]:

@@ -142,8 +142,9 @@ def evaluate(
     choose: Callable[[str], str | None] = lambda question: "sums",
     check: Callable[[Version], object] = lambda version: None,
     identity: str = "toy@00",
+    arithmetic: str = "",
     **options: Any,
 ) -> Any:
     store = FakeStore(tmp_path, "sums", "stranger")
-    tools = Tools(engine or FakeEngine(), identity, store, lambda: FakeRouter(choose), check)
+    tools = Tools(engine or FakeEngine(), identity, store, lambda: FakeRouter(choose), check, arithmetic)
     return run(**({"names": ["sums"], "n": 20, "progress": False} | options), tools=tools)

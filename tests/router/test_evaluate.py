@@ -95,11 +95,11 @@ def test_more_items_only_generate_the_difference_and_save_as_they_come(
     assert sum(saves) == 130 and max(saves) == CHUNK
 
 
-@pytest.mark.parametrize("change", ["identity", "adapter", "seed"])
+@pytest.mark.parametrize("change", ["identity", "arithmetic", "adapter", "seed"])
 def test_what_an_answer_depends_on_is_never_reused_across(tmp_path: Path, change: str) -> None:
     evaluate(tmp_path, arms=["specialist"])
     engine = FakeEngine()
-    options: dict[str, Any] = {"identity": "toy@11", "seed": 7}
+    options: dict[str, Any] = {"identity": "toy@11", "arithmetic": "otherwise", "seed": 7}
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
