@@ -86,7 +86,12 @@ class Residency:
         """
         stamp = _stamp(folder)
         info = check(folder, self.shapes)
-        key = _hash(folder, info)
+        try:
+            key = _hash(folder, info)
+        except OSError as error:  # removed since it was checked
+            raise Damaged(
+                f"The adapter in {folder} cannot be read ({error.strerror}); add it again."
+            ) from error
         if stamp is None or stamp != _stamp(folder):
             raise Damaged(f"The adapter in {folder} was changed while it was read; add it again.")
         size = sum(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from router.engine import engine as module
+from router.engine import residency
 from router.engine.base import find_base
 from router.engine.engine import Engine
 from router.engine.prefix import SHARE_FROM
@@ -140,3 +141,18 @@ def test_refuses_what_does_not_fit(engine: Engine, tiny_adapter: Callable[..., P
     with pytest.raises(BadInput, match="reads at most 4096"):
         engine.generate([Request(chat("x" * 5000), None, 4)])
     assert engine.generate([]) == []
+
+
+def test_an_adapter_that_goes_while_it_is_added_is_one_sentence(
+    engine: Engine, tiny_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, check = tiny_adapter("going"), residency.check
+
+    def checked_and_gone(path: Path, shapes: Any) -> Any:
+        found = check(path, shapes)
+        (path / "adapter_model.safetensors").unlink()
+        return found
+
+    monkeypatch.setattr(residency, "check", checked_and_gone)
+    with pytest.raises(Damaged, match=r"cannot be read .*; add it again"):
+        engine.add("going", folder)
