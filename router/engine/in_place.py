@@ -22,7 +22,7 @@ from .products import Int8Compiled, Product
 ALIGNED = 64  # bytes between one tensor's beginning and the next's, or a multiple
 _PART = np.dtype(  # part_t of lora.h
     [(name, "u8") for name in ("a", "b", "scale", "sums")]
-    + [(name, "i4") for name in ("rank", "start", "width", "in")]
+    + [(name, "i4") for name in ("rank", "start", "width", "unused")]
 )
 
 
@@ -99,7 +99,7 @@ class InPlaceAdapters:
             width = columns.stop - columns.start
             part["start"], part["width"] = columns.start, width
             if name in weights.a:
-                part["rank"], part["in"] = rank, inside = weights.a[name].shape
+                part["rank"], inside = rank, _ = weights.a[name].shape
                 blocks = -(-(columns.start % OUT + width) // OUT)
                 kept = -(-rank // 4) * 4 if self.kept == torch.int8 else rank
                 counts += [rank * inside * size, blocks * kept * OUT * size, rank * 4, rank * 4]
@@ -140,7 +140,6 @@ class InPlaceAdapters:
             len(rows),
             STORED.index(self.kept),
             max(one.rank for one in placed),
-            self._first[-1],
         )
         mix = _Mix(self.kernels, self._scratch, batch, (placed, order, ends, pointers))
         used = np.logical_or.reduce([one.parts["rank"] > 0 for one in placed])

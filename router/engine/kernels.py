@@ -50,7 +50,6 @@ class Batch(ctypes.Structure):
         ("groups", c_int32),
         ("kind", c_int32),
         ("ranks", c_int32),
-        ("parts", c_int32),
     )
 
 

@@ -114,17 +114,16 @@ def shapes(layers: Mapping[str, MixedLinear]) -> dict[str, tuple[int, int]]:
 
 
 def products(layers: Mapping[str, MixedLinear]) -> list[MixedLinear]:
-    """The products that linear layers by name are parts of, each once, in the order of the layers."""
+    """The products that linear layers by name are parts of, each once."""
     return list(dict.fromkeys(layers.values()))
 
 
 def wrap(model: nn.Module) -> dict[str, MixedLinear]:
-    """Put a MixedLinear over every linear layer, the output head included; by the layers' names, in the model's order.
+    """Put a MixedLinear over every linear layer, the output head included; by the layers' names.
 
     A module with `JOINT`, attribute -> names of its linear layers, gets one for those together in that attribute.
     """
     found: dict[str, MixedLinear] = {}
-    order = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for path, parent in list(model.named_modules()):
         joint: Mapping[str, Sequence[str]] = getattr(parent, "JOINT", {})
         for attribute, children in joint.items():
@@ -137,4 +136,4 @@ def wrap(model: nn.Module) -> dict[str, MixedLinear]:
             above, _, child = name.rpartition(".")
             found[name] = MixedLinear([name], [module])
             setattr(model.get_submodule(above), child, found[name])
-    return {name: found[name] for name in order}
+    return found

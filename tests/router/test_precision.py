@@ -41,9 +41,7 @@ def scores(engine: Engine) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_they_are_kept_and_made_again_when_damaged(
-    tiny_base: Path, cache: Path, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_they_are_kept_and_made_again_when_damaged(tiny_base: Path, cache: Path, precision: str) -> None:
     first = scores(opened(tiny_base, precision))
     (path,) = (cache / precision).glob("*.safetensors")
     whole, made = path.read_bytes(), path.stat().st_mtime_ns

@@ -21,15 +21,15 @@ typedef struct {
     const void *a, *b;
     const float *scale;
     const int32_t *sums;
-    int32_t rank, start, width, in;
+    int32_t rank, start, width, unused;
 } part_t;
 
 /* Rows by adapter: those of group g are order[ends[g - 1]] to order[ends[g] - 1], and tables[g] are its adapter's parts,
-   `parts` of them, of all products one after another. kind: of A and B, as in vectors.h. ranks: the highest there is. */
+   of all products one after another. kind: of A and B, as in vectors.h. ranks: the highest there is. */
 typedef struct {
     const int32_t *ends, *order;
     const part_t *const *tables;
-    int32_t rows, groups, kind, ranks, parts;
+    int32_t rows, groups, kind, ranks;
 } batch_t;
 
 static inline int least(int one, int other) { return one < other ? one : other; }

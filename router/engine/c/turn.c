@@ -21,8 +21,8 @@ __attribute__((always_inline)) static inline void turn_head(const void *x, long 
 
 /* x [rows, time, heads + 2 groups, size], queries, keys and values of each position, bf16 with half, else float32: queries
    turned to q [rows, heads, time, size] in float32, keys turned to k and values to v [rows, groups, time, size], whose rows
-   are `row` apart and groups `group`. cosines, sines [rows, time, size], whose second halves are like the first, k and v: bf16 with kept,
-   else float32. size: a multiple of 32. */
+   are `row` apart and groups `group`. cosines, sines [rows, time, size], whose second halves are like the first, k and v: bf16
+   with kept, else float32. size: a multiple of 32. */
 __attribute__((optimize("fp-contract=off"))) void turn(float *q, void *k, void *v, int kept, const void *x, int half,
                                                        const void *cosines, const void *sines, long rows, long time,
                                                        long heads, long groups, long size, long row, long group) {
@@ -33,13 +33,12 @@ __attribute__((optimize("fp-contract=off"))) void turn(float *q, void *k, void *
         for (long h = 0; h < all; h++) {
             const long at = (n * all + h) * size, to = r * row + (h - heads) * group + t * size;
             const long value = to - groups * group;
-            if (h < heads) {
-                const long put = ((r * heads + h) * time + t) * size;
-                if (kept) turn_head(x, at, half, cosines, sines, n * size, 1, q, put, 1, size);
-                else turn_head(x, at, half, cosines, sines, n * size, 0, q, put, 1, size);
-            } else if (h < heads + groups) {
-                if (kept) turn_head(x, at, half, cosines, sines, n * size, 1, k, to, 0, size);
-                else turn_head(x, at, half, cosines, sines, n * size, 0, k, to, 0, size);
+            if (h < heads + groups) {
+                const int wide = h < heads;
+                void *side = wide ? q : k;
+                const long put = wide ? ((r * heads + h) * time + t) * size : to;
+                if (kept) turn_head(x, at, half, cosines, sines, n * size, 1, side, put, wide, size);
+                else turn_head(x, at, half, cosines, sines, n * size, 0, side, put, wide, size);
             } else {
                 for (long i = 0; i < size; i += LANES) store(v, value + i, kept, load(x, at + i, half));
             }
