@@ -12,7 +12,9 @@ from specialists.errors import BadInput, Damaged
 from specialists.parsers import PARSERS
 from specialists.prompts import PROMPTS
 
-RESERVED = frozenset({"base", "auto", "none"})  # words that `--specialist` and `--fallback` already mean
+RESERVED = frozenset(
+    {"base", "auto", "none", "claude"}
+)  # words that `--specialist` and `--fallback` already mean
 PROMPT_FILE = "prompt.txt"
 PROMPT_REF = f"file:{PROMPT_FILE}"
 UNKNOWN = "unknown"  # base_weights of an adapter whose training weights nobody recorded

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 from registry.store import Store, Version, verify
-from specialists.errors import BadInput
 
 from .answer import Answer, Status
 from .prompting import Turns, ask_base, ask_specialist, read, turns
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
     from .engine.request import Request
     from .route import Entry, Router
 
-CLAUDE_TOKENS = 1024  # how far Claude may write, which includes what it thinks first
 BASE, AUTO = "base", "auto"  # what `specialist` can be besides a name: no specialist, or the one that fits
-CLAUDE = "claude"  # what `fallback` can be besides "base" and "none"
+CLAUDE, NONE = "claude", "none"  # what `fallback` can be besides "base"
 
 T = TypeVar("T")
 
@@ -121,14 +119,10 @@ class Asker:
         self.routed = specialist == AUTO
         self._forced = None if specialist in (AUTO, BASE) else self.store.resolve(specialist)
         self.claude: Claude | None = None
-        if fallback == CLAUDE:
+        if fallback == CLAUDE or claude_model or budget is not None:
             from .fallback import open_claude
 
-            self.claude = open_claude(claude_model, budget)
-        elif claude_model or budget is not None:
-            raise BadInput(
-                "A Claude model and a budget are of use with --fallback claude only; add it or drop them."
-            )
+            self.claude = open_claude(fallback, claude_model, budget)
 
     def prepare(self, engine: bool = True) -> None:
         """Load what answering needs: the encoder in a thread, the base here, where Ctrl-C reaches it."""
@@ -197,7 +191,7 @@ class Asker:
         from .fallback import ask_claude
 
         conversation = turns(decision.question, history)
-        return ask_claude(self.claude, decision, conversation, self.max_new_tokens or CLAUDE_TOKENS)
+        return ask_claude(self.claude, decision, conversation, self.max_new_tokens)[0]
 
     def _version(self, decision: Decision) -> Version | None:
         if decision.specialist is None:

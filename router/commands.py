@@ -49,6 +49,9 @@ PRECISION_OPTION = click.option(
     type=_PRECISIONS,
     help="How weights are multiplied; auto: in 8 bits where the processor can.",
 )
+CLAUDE_MODEL_OPTION = click.option(
+    "--claude-model", metavar="ID", help="Which Claude; else the setting, else the cheapest."
+)
 _no_server = click.option(
     "--no-server", is_flag=True, help="Answer here, even where `router serve` runs on this machine."
 )
@@ -74,9 +77,7 @@ def _answering(command: F) -> F:
             help="Where no specialist fits: the base without adapter answers, or nobody, or Claude, who is "
             "sent the question and paid.",
         ),
-        click.option(
-            "--claude-model", metavar="ID", help="Which Claude; else the setting, else the cheapest."
-        ),
+        CLAUDE_MODEL_OPTION,
         click.option(
             "--budget",
             type=click.FloatRange(0),

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from registry.store import Version
 from specialists.errors import BadInput, RouterError
 
-from ..ask import AUTO, BASE
+from ..ask import AUTO, BASE, CLAUDE
 from .assets import assets
 from .chat import Chat, decision_json, headers_of
 from .desk import Desk, NotFound
@@ -43,7 +43,7 @@ class Options:
 
 def make_app(desk: Desk, keys: Keys, options: Options = Options()) -> FastAPI:  # noqa: B008 - it is frozen
     """The ASGI application. It opens the desk when it starts and closes it, everything answered, when it stops."""
-    traffic = Traffic(desk.backend.load)
+    traffic = Traffic(desk.load)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -163,9 +163,12 @@ def _add_health(app: FastAPI, desk: Desk, traffic: Traffic) -> None:
         return Response(traffic.metrics(), media_type="text/plain; version=0.0.4")
 
     @app.get("/stats", responses=_FAULTS)
-    async def stats() -> dict[str, Any]:
-        """For the page: traffic since the start."""
-        return traffic.stats() | {"base": desk.backend.base, "problems": desk.problems}
+    async def stats(request: Request) -> dict[str, Any]:
+        """For the page: traffic since the start; fallback: who answers this key's questions that fit nobody."""
+        fallback = desk.fallback_for(tenant_of(request.scope).allowed)
+        if desk.away and fallback == CLAUDE:
+            fallback = desk.away.model
+        return traffic.stats() | {"base": desk.backend.base, "fallback": fallback, "problems": desk.problems}
 
 
 def _add_page(app: FastAPI) -> None:

@@ -58,7 +58,7 @@ class Chat:
         said |= {"specialist": found.decision.specialist, "version": found.decision.version}
         if self.log_questions:
             said["question"] = found.decision.question
-        one = Completion(asked.model, found.decision)
+        one = Completion(found.by, found.decision)
         if asked.stream:
             usage = asked.stream_options is not None and asked.stream_options.include_usage
             events = self._written(found, said)
@@ -98,6 +98,8 @@ class Chat:
                     if not isinstance(event, str):
                         self.traffic.answered(*event)
                         said |= {"outcome": str(event[0].status), "tokens": event[1].tokens}
+                        if event[0].model:
+                            said |= {"model": event[0].model, "dollars": round(event[0].dollars, 9)}
                     yield event
         except RouterError as error:
             said["outcome"] = type(error).__name__.lower()
@@ -159,7 +161,7 @@ async def _first(*tasks: asyncio.Future[Any]) -> None:
 
 @dataclass
 class Completion:
-    """OpenAI's objects of one answer. The field `router` is ours: see docs/serving.md."""
+    """OpenAI's objects of one answer. model: who gives it. The field `router` is ours: see docs/serving.md."""
 
     model: str
     decision: Decision
@@ -168,7 +170,8 @@ class Completion:
 
     def whole(self, answer: Answer, said: Generation) -> dict[str, Any]:
         """The answer in one object."""
-        message = {"role": "assistant", "content": answer.text, "refusal": _refusal(answer)}
+        refusal = _refusal(answer)
+        message = {"role": "assistant", "content": "" if refusal else answer.text, "refusal": refusal}
         choice = {"index": 0, "message": message, "finish_reason": _finish(said), "logprobs": None}
         return {
             **self._object("chat.completion"),
@@ -203,14 +206,7 @@ class Completion:
         return {**self._object("chat.completion.chunk"), "choices": [choice]}
 
     def _object(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self._model}
-
-    @property
-    def _model(self) -> str:
-        """Who answered, exactly."""
-        if self.decision.specialist is None:
-            return "base"
-        return f"{self.decision.specialist}@{self.decision.version}"
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:

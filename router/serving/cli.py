@@ -18,13 +18,14 @@ import click
 
 from specialists.errors import BadInput, Unavailable
 
-from ..commands import BASE_OPTION, PRECISION_OPTION
+from ..commands import BASE_OPTION, CLAUDE_MODEL_OPTION, PRECISION_OPTION
 from ..settings import setting
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from .announce import Announcement
+    from .away import Away
     from .backend import Backend
     from .desk import Desk
 
@@ -42,10 +43,18 @@ BACKLOG = 2048  # connections that may wait to be accepted
 )
 @click.option(
     "--fallback",
-    type=click.Choice(["base", "none"]),
+    type=click.Choice(["base", "none", "claude"]),
     default="base",
     show_default=True,
-    help="Where no specialist fits: the base without adapter answers, or nobody.",
+    help="Where no specialist fits: the base without adapter answers, or nobody, or Claude, who is sent the "
+    "question and paid.",
+)
+@CLAUDE_MODEL_OPTION
+@click.option(
+    "--budget",
+    type=click.FloatRange(0),
+    metavar="DOLLARS",
+    help="The most Claude may cost a day (UTC), on this port.  [default: 0.05]",
 )
 @click.option("--engine", type=click.Choice(["local", "vllm"]), default="local", show_default=True)
 @click.option(
@@ -66,7 +75,7 @@ BACKLOG = 2048  # connections that may wait to be accepted
     type=COUNT,
     default=256,
     show_default=True,
-    help="Requests that may wait, on every vLLM server.",
+    help="Requests that may wait: here, on every vLLM server, for Claude.",
 )
 @click.option("--rows", type=COUNT, default=64, show_default=True, help="Requests answered at once, here.")
 @click.option(
@@ -79,6 +88,8 @@ def serve(
     port: int,
     keys: Path | None,
     fallback: str,
+    claude_model: str | None,
+    budget: float | None,
     deadline: float,
     log_questions: bool,
     **options: Any,
@@ -109,9 +120,11 @@ def serve(
     from .keys import Keys
 
     known = Keys(keys)
-    desk = Desk(_backend(**options), fallback=fallback)
+    away = _away(fallback, claude_model, budget, port, options["queue"])
+    backend = _backend(**options)
     listening = _listen(host, port)
     url = _url(listening)
+    desk = Desk(backend, fallback=fallback, away=away)
     _log_to_stderr()
     hosts = frozenset({"127.0.0.1", "localhost", "::1", host}) if keys is None else None
 
@@ -164,6 +177,18 @@ def allow_connections() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS says more than it allows
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _away(fallback: str, model: str | None, budget: float | None, port: int, queue: int) -> Away | None:
+    from ..ask import CLAUDE
+    from ..fallback import open_claude
+
+    if fallback != CLAUDE:
+        open_claude(fallback, model, budget)  # which says that they are of no use, if they are given
+        return None
+    from .away import Away
+
+    return Away(model, budget, str(port), queue)
 
 
 def _backend(

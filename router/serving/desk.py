@@ -16,15 +16,17 @@ from registry.store import Store, Version
 from specialists.errors import BadInput, Damaged, RouterError, Unavailable
 
 from ..answer import Answer, Status
-from ..ask import AUTO, BASE, clean
+from ..ask import AUTO, BASE, CLAUDE, NONE, clean
 from ..decision import Decision
 from ..engine.request import Generation, Request
 from ..engine.threads import at_most, release
 from ..prompting import ask_base, ask_specialist, read
 from ..route import Entry, Router
+from .backend import Load
 
 if TYPE_CHECKING:
     from ..embed import Encoder
+    from .away import Away, Coming
     from .backend import Backend, Pieces
 
 T = TypeVar("T")
@@ -43,25 +45,34 @@ class NotFound(BadInput):
 
 @dataclass(frozen=True)
 class Asked:
-    """A question on its way. `pieces` is None where nobody answers: no specialist fits, and the base may not."""
+    """A question on its way. by: who answers, exactly: NAME@VERSION, "base" or a model elsewhere.
+
+    `pieces` is None where nothing is written here: the question goes `away`, or nobody answers, because no specialist
+    fits and the base may not.
+    """
 
     decision: Decision
-    version: Version | None
-    note: str | None
-    pieces: Pieces | None
+    by: str
+    version: Version | None = None
+    note: str | None = None
+    pieces: Pieces | None = None
     request: Request | None = None
+    away: Coming | None = None
 
 
 class Desk:
     """Decides who answers and lets the backend write. Used from one event loop.
 
-    allowed: names of specialists that whoever asks may ask, None for all. fallback: "base" or "none", for questions
-    that fit no specialist. What is registered is looked at every second, so that `router register` in another terminal
-    needs no restart; a specialist that cannot be used is left out, with a line in the log, and in `problems`.
+    allowed: names of specialists that whoever asks may ask, None for all. fallback: "base", "none" or "claude", for
+    questions that fit no specialist; the last goes with `away`. What is registered is looked at every second, so that
+    `router register` in another terminal needs no restart; a specialist that cannot be used is left out, with a line in
+    the log, and in `problems`.
     """
 
-    def __init__(self, backend: Backend, store: Store | None = None, fallback: str = BASE) -> None:
-        self.backend, self.store, self.fallback = backend, store or Store(), fallback
+    def __init__(
+        self, backend: Backend, store: Store | None = None, fallback: str = BASE, away: Away | None = None
+    ) -> None:
+        self.backend, self.store, self.fallback, self.away = backend, store or Store(), fallback, away
         self.versions: Mapping[str, Version] = {}  # on duty, by name
         self.notes: dict[str, str | None] = {}  # ref -> what is to be known of it with this base
         self.problems: list[str] = []
@@ -99,6 +110,11 @@ class Desk:
             self._watch.cancel()
         await self.backend.close()
         self._routing.shutdown()
+
+    def load(self) -> Load:
+        """How busy it is."""
+        here = self.backend.load()
+        return Load(here.waiting, here.under_way + self.away.under_way) if self.away else here
 
     def fault(self) -> str | None:
         """Why no question can be answered now; None when all is well."""
@@ -139,29 +155,56 @@ class Desk:
         if model == AUTO:
             decision = await self.decide(question, allowed)
             if decision.specialist:
-                version = self.versions.get(decision.specialist)  # gone since: the base answers
+                decision, version = self._on_duty(decision)
         elif model == BASE:
             decision = Decision.asked_for(question, None)
         else:
             version = await self._named(model, allowed)
             decision = Decision.asked_for(question, version.card.name, version.card.version)
-        if version is None and model != BASE and self.fallback != BASE:
-            return Asked(decision, None, None, None)
         if version is None:
-            request = ask_base([*conversation[:-1], {"role": "user", "content": question}], max_tokens)
-            note = None
+            whole = [*conversation[:-1], {"role": "user", "content": question}]
+            answering = BASE if model == BASE else self.fallback_for(allowed)
+            if answering == CLAUDE:
+                assert self.away
+                coming = self.away.coming(decision, whole, max_tokens, deadline)
+                return Asked(decision, self.away.model, away=coming)
+            if answering == NONE:
+                return Asked(decision, BASE)
+            request, note, by = ask_base(whole, max_tokens), None, BASE
         else:
-            note = await self._ready(version)
+            note, by = await self._ready(version), version.ref
             request = ask_specialist(version, question, max_tokens)
         request = replace(request, deadline=deadline)
-        return Asked(decision, version, note, self.backend.stream(request), request)
+        return Asked(decision, by, version, note, self.backend.stream(request), request)
+
+    def fallback_for(self, allowed: frozenset[str] | None) -> str:
+        """Where the questions of a key go that fit no specialist it may ask: "base", "none" or "claude"."""
+        spends = allowed is None or CLAUDE in allowed
+        return BASE if self.fallback == CLAUDE and not spends else self.fallback
+
+    def _on_duty(self, decision: Decision) -> tuple[Decision, Version | None]:
+        """The version that answers and a decision that says so, whatever was registered since it was made."""
+        name = decision.specialist or ""
+        version = self.versions.get(name)
+        if version is None:
+            gone = replace(
+                decision, specialist=None, version=None, reason=f"{name} fits, but was unregistered"
+            )
+            return gone, None
+        return replace(decision, version=version.card.version), version
 
     async def answer(self, asked: Asked) -> AsyncGenerator[str | tuple[Answer, Generation], None]:
         """The text in pieces, and last what became of the question; closing it cancels the request.
 
         Raises what the backend raises, and NotFound when the version was unregistered before it was read from disk;
-        one that was registered again meanwhile is tried again.
+        one that was registered again meanwhile is tried again. An answer from elsewhere comes in one piece.
         """
+        if asked.away:
+            answer, generation = await asked.away()
+            if answer.status is not Status.REFUSED:
+                yield answer.text
+            yield answer, generation
+            return
         if asked.pieces is None:
             yield Answer(asked.decision, Status.REFUSED), Generation("", 0, False, 0.0, 0.0)
             return

@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..answer import Answer
+from ..ask import BASE, CLAUDE
 from ..engine.request import Generation
 from ..ledger import Usage, cheapest, dollars, prices
 from .backend import Load
@@ -22,7 +23,7 @@ WHOLE = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 @dataclass
 class Tally:
-    """Sums of one specialist, or of the base."""
+    """Sums of one specialist, of the base, or of Claude."""
 
     requests: int = 0
     tokens: int = 0
@@ -31,7 +32,7 @@ class Tally:
 
 @dataclass
 class Traffic:
-    """Counts answers. The label `specialist` is a registered name, or "base": never what someone typed."""
+    """Counts answers. The label `specialist` is a registered name, "base" or "claude": never what someone typed."""
 
     load: Callable[[], Load]
     clock: Callable[[], float] = time.monotonic
@@ -40,7 +41,10 @@ class Traffic:
 
     def __post_init__(self) -> None:
         self.began = self.clock()
-        self.spared = 0.0  # dollars that the cheapest vendor's model would have cost
+        self.spared = (
+            0.0  # dollars that the cheapest vendor's model would have cost for what was answered here
+        )
+        self.spent = 0.0  # and that answers given elsewhere did cost
         self._recent: dict[int, float] = {}  # second -> tokens written in it
         self.registry = CollectorRegistry()
         labels = ["specialist"]
@@ -55,6 +59,7 @@ class Traffic:
         )
         self._tokens = Counter("router_tokens", "Tokens written.", labels, registry=self.registry)
         self._prompt_tokens = Counter("router_prompt_tokens", "Tokens read.", labels, registry=self.registry)
+        self._dollars = Counter("router_dollars", "Paid for answers given elsewhere.", registry=self.registry)
         self._first = Histogram(
             "router_first_token_seconds", "From being asked to the first token, waiting included.", labels,
             buckets=FIRST, registry=self.registry,
@@ -68,7 +73,7 @@ class Traffic:
 
     def answered(self, answer: Answer, said: Generation) -> None:
         """Count an answer."""
-        name = answer.decision.specialist or "base"
+        name = CLAUDE if answer.model else answer.decision.specialist or BASE
         self._requests.labels(name, str(answer.status)).inc()
         self._tokens.labels(name).inc(said.tokens)
         self._prompt_tokens.labels(name).inc(said.prompt_tokens)
@@ -78,7 +83,11 @@ class Traffic:
         tally.requests += 1
         tally.tokens += said.tokens
         tally.seconds += said.seconds
-        self.spared += dollars(cheapest(), Usage(input=said.prompt_tokens, output=said.tokens))
+        if answer.model:
+            self.spent += answer.dollars
+            self._dollars.inc(answer.dollars)
+        else:
+            self.spared += dollars(cheapest(), Usage(input=said.prompt_tokens, output=said.tokens))
         self._remember(said)
 
     def _remember(self, said: Generation) -> None:
@@ -103,7 +112,10 @@ class Traffic:
         return generate_latest(self.registry)
 
     def stats(self) -> dict[str, Any]:
-        """What the page shows. savings: what the same tokens would have cost at the cheapest vendor's model."""
+        """What the page shows. savings: what the tokens written here would have cost at the cheapest vendor's model.
+
+        spent: dollars paid for what was written elsewhere.
+        """
         now, load = self.clock(), self.load()
         return {
             "uptime_seconds": round(now - self.began, 1),
@@ -123,6 +135,7 @@ class Traffic:
             "savings": {
                 "dollars": round(self.spared, 9), "model": cheapest(), "prices_as_of": prices()["as_of"]
             },
+            "spent": round(self.spent, 9),
             "recent": [
                 [round(now - at, 1), round(tokens, 1)] for at, tokens in sorted(self._recent.items())
                 if now - at <= REMEMBERED

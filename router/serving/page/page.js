@@ -88,7 +88,7 @@ function finish(told, used, entry) {
   const kinds = {
     unparsed: "No answer could be read from what was written.",
     truncated: "The text was cut short before its answer.",
-    refused: "Refused: no specialist fits this question.",
+    refused: `Refused: ${(told.reason ?? "no specialist fits this question").replace(/\.$/, "")}.`,
   };
   if (!$("work").textContent) write(text);
   if (kinds[told.status]) tell("note", (entry.said = kinds[told.status]));
@@ -241,12 +241,23 @@ function duration(seconds) {
   return hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min` : `${Math.floor(seconds)} s`;
 }
 
+/** Where a question goes: nobody should be surprised that one leaves this machine. */
+function whereTo(fallback) {
+  const ends = {
+    base: ", or to the base model where none does.",
+    none: ". Where none does, it is refused.",
+  };
+  return `A question goes to the specialist that fits${ends[fallback] ?? `. Where none does, it is sent to ${fallback} of Anthropic.`}`;
+}
+
 function showStats(stats) {
+  if ($("goes").textContent !== whereTo(stats.fallback)) $("goes").textContent = whereTo(stats.fallback);
   const savings = stats.savings;
   const numbers = [
     ["under way", count(stats.under_way)], ["waiting", count(stats.waiting)], ["requests", count(stats.requests)],
     ["tokens", count(stats.tokens)], ["refused", count(stats.refused)], ["up", duration(stats.uptime_seconds)],
     [`saved, at ${savings.model}'s prices${savings.prices_as_of ? ` of ${savings.prices_as_of}` : ""}`, dollars(savings.dollars)],
+    ...(stats.spent ? [["spent on answers from elsewhere", dollars(stats.spent)]] : []),
   ];
   $("numbers").replaceChildren(...numbers.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
   const buckets = new Array(WINDOW / BUCKET).fill(0);

@@ -21,6 +21,7 @@ from router.engine.request import Generation, Request
 from router.engine.scheduler import Busy
 from router.serving import desk as desks
 from router.serving.app import Options, make_app
+from router.serving.away import Away
 from router.serving.backend import Backend, Load
 from router.serving.desk import Desk
 from router.serving.keys import Keys
@@ -154,7 +155,7 @@ def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
 def start(
     served: Any, fake_encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Running]]:
-    """Start a server: start(keys=TEXT of a keys file, fallback=..., backend=..., and what Options takes)."""
+    """Start a server: start(keys=a keys file, fallback=..., away=..., backend=..., and what Options takes)."""
     from router import embed
     from tests.conftest import FakeRouter  # type: ignore[import-not-found]
 
@@ -163,10 +164,14 @@ def start(
     stops: list[Callable[[], None]] = []
 
     def begin(
-        keys: Path | None = None, backend: Backend | None = None, fallback: str = "base", **options: Any
+        keys: Path | None = None,
+        backend: Backend | None = None,
+        fallback: str = "base",
+        away: Away | None = None,
+        **options: Any,
     ) -> Running:
         backend = backend or FakeBackend()
-        desk = Desk(backend, fallback=fallback)
+        desk = Desk(backend, fallback=fallback, away=away)
         url, stop = serve(make_app(desk, Keys(keys), Options(**options)))
         client = httpx2.Client(base_url=url, timeout=20)
         stops.extend([client.close, stop])

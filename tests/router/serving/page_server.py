@@ -74,6 +74,8 @@ def stats(uptime: float) -> dict[str, Any]:
             name: {"requests": 411, "tokens": 32921, "tokens_per_second": 287.4} for name in KNOWN
         },
         "savings": {"dollars": 0.0494, "model": "claude-haiku-5-5", "prices_as_of": "2026-11"},
+        "spent": 0.0,
+        "fallback": "base",
         "recent": [[float(ago), 150 + (ago * 37) % 220 if ago % 60 < 40 else 0] for ago in range(0, 120, 2)],
         "base": "Qwen/Qwen2.5-Coder-0.5B-Instruct",
         "problems": ["old@1.0.0 is left out: its adapter is of another base."],
