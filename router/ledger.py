@@ -70,7 +70,7 @@ def money(amount: float) -> str:
     """Dollars for people, such as $0.000123 or $2.50; never a sum that was spent shown as nothing."""
     if amount >= 1 or amount == 0:
         return f"${amount:,.2f}"
-    return f"${max(amount, 1e-6):.6f}".rstrip("0")
+    return f"${f'{max(amount, 1e-6):.6f}'.rstrip('0'):0<4}"
 
 
 class OverBudget(Refused):

@@ -48,6 +48,11 @@ class Away:
         self._claude.open()
 
     @property
+    def budget(self) -> float:
+        """Dollars a day."""
+        return self._claude.budget.limit
+
+    @property
     def model(self) -> str:
         """Which Claude."""
         return self._claude.model

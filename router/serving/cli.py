@@ -140,6 +140,8 @@ async def _serve(
     """Open, say so, and serve until told to end. Raises RouterError when it cannot be opened."""
     from uvicorn import Config, Server
 
+    from ..ledger import money
+
     class Draining(Server):
         """Says that it is stopping as soon as it is told to; told twice, it waits for nobody."""
 
@@ -160,6 +162,9 @@ async def _serve(
         timeout_graceful_shutdown=ceil(deadline) + 5,
     )
     server = Draining(config)
+    if desk.away:
+        most = money(desk.away.budget)
+        click.echo(f"router: what fits nobody goes to {desk.away.model}, for at most {most} a day.", err=True)
     with announcement:
         on_duty = ", ".join(sorted(desk.versions)) or "no specialist"
         click.echo(f"router: {on_duty} and the base at {announcement.url}; Ctrl-C ends it.", err=True)

@@ -104,7 +104,7 @@ def test_a_budget_is_a_sum_of_money(limit: float) -> None:
 def test_a_budget_holds_the_worst_and_settles_for_the_price() -> None:
     budget = Budget(1.0, spent=0.5)
     budget.hold(0.4)
-    with pytest.raises(OverBudget, match=r"\$0\.2 and \$0\.9 of the budget of \$1\.00"):
+    with pytest.raises(OverBudget, match=r"\$0\.20 and \$0\.90 of the budget of \$1\.00"):
         budget.hold(0.2)
     budget.settle(0.4, 0.1)
     budget.hold(0.4)

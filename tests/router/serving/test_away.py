@@ -16,8 +16,6 @@ from openai import OpenAI
 from router.ledger import Ledger, Usage, dollars
 from router.serving import away as aways
 from router.serving.away import Away
-from router.serving.cli import serve as command
-from specialists.errors import BadInput, Unavailable
 from specialists.prompts import PROMPTS
 
 from ..messages_server import MessagesServer
@@ -265,16 +263,3 @@ def test_a_client_that_leaves_frees_its_place(running: Running, api: MessagesSer
     until(lambda: running.desk.load().under_way == 0, 0.4)
     until(lambda: Ledger().charges()[0])
     assert running.ask(OTHER).json()["router"]["dollars"] == 0  # what was paid is there for the next
-
-
-def test_what_cannot_be_is_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def started(*args: str) -> None:
-        command.main(["--port", "0", *args], standalone_mode=False)
-
-    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    with pytest.raises(Unavailable, match="ANTHROPIC_API_KEY"):
-        started("--fallback", "claude")
-    with pytest.raises(BadInput, match="no price"):
-        started("--fallback", "claude", "--claude-model", "claude-1")
-    with pytest.raises(BadInput, match="--fallback claude only"):
-        started("--budget", "1")

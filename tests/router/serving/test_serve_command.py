@@ -18,6 +18,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from router.ledger import Ledger
+
+from ..messages_server import MessagesServer
+from .conftest import until
+
 LONG = {"model": "base", "max_tokens": 3000, "messages": [{"role": "user", "content": "x"}]}
 
 
@@ -96,6 +101,47 @@ def test_a_second_interrupt_ends_it_at_once(served: Served) -> None:
     assert "Traceback" not in "".join(served.said)
 
 
+def test_claude_is_asked_until_the_end_and_holds_nobody_up(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    with MessagesServer() as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+        for name, ends, code in (("Lovelace", [signal.SIGTERM], 0), ("Byron", [signal.SIGINT] * 2, 130)):
+            question = {"messages": [{"role": "user", "content": f"Who was Ada {name}?"}]}
+            api.requests.clear()
+            api.say("A mathematician.", delay=2.0)
+            served = Served("--base", str(tiny_base), "--fallback", "claude", "--budget", "0.5")
+            url = f"{served.url}/v1/chat/completions"
+            assert "goes to claude-haiku-5-5, for at most $0.50 a day" in "".join(served.said)
+            asking = threading.Thread(
+                target=lambda url=url, question=question: found.append(sent(url, question))
+            )
+            asking.start()
+            until(lambda: api.requests)
+            begun = time.monotonic()
+            for one in ends[:-1]:
+                served.process.send_signal(one)
+                time.sleep(0.3)
+            assert served.end(ends[-1]) == code
+            took = time.monotonic() - begun
+            assert took < 1.5 if code else took > 1
+            asking.join(10)
+            assert "Traceback" not in "".join(served.said)
+    assert found[0] == 200 and found[1] in (0, 500)  # who is cut off gets no answer
+    (charge,) = Ledger().charges()[0]
+    assert charge.run.startswith("serve 0 ")
+
+
+def sent(url: str, body: Any) -> int:
+    """The status of an answer, 0 for none."""
+    try:
+        return httpx2.post(url, json=body, timeout=20).status_code
+    except httpx2.HTTPError:
+        return 0
+
+
 @pytest.mark.parametrize(
     ("args", "why"),
     [
@@ -117,6 +163,9 @@ def test_a_second_interrupt_ends_it_at_once(served: Served) -> None:
         (["--engine", "vllm", "--engine-url", "ftp://x"], "ftp://x"),
         (["--engine", "vllm", "--engine-url", "http://127.0.0.1:1"], "127.0.0.1:1"),
         (["--base", "nowhere"], "nowhere"),
+        (["--fallback", "claude"], "set ANTHROPIC_API_KEY"),
+        (["--fallback", "claude", "--claude-model", "claude-1"], "no price"),
+        (["--budget", "1"], "--fallback claude only"),
     ],
 )
 def test_what_cannot_be_served_is_refused(run: Any, args: list[str], why: str) -> None:
