@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.train import Encoded
+    from distill.encode import Encoded
     from router.engine.base import Base
 
 PARTS = ("frozen weights", "LoRA products", "attention", "loss and lm_head", "optimizer and clipping")

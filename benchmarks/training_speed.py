@@ -49,7 +49,8 @@ from registry.report import environment
 from specialists.paths import write_atomic
 
 if TYPE_CHECKING:
-    from distill.train import Encoded, TrainConfig
+    from distill.config import TrainConfig
+    from distill.encode import Encoded
     from router.engine.base import Base
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,8 +65,9 @@ def material(job: dict[str, Any], epochs: float) -> tuple[Base, list[Any], list[
     """The base, 100 examples of scheduling:half-hour, their rows and the settings; threads are set."""
     import torch
 
+    from distill.config import TrainConfig
+    from distill.encode import encode
     from distill.examples import examples
-    from distill.train import TrainConfig, encode
     from router.engine.base import find_base, load_tokenizer
     from specialists.domain import load
 
@@ -80,7 +82,7 @@ def material(job: dict[str, Any], epochs: float) -> tuple[Base, list[Any], list[
 
 def timed(job: dict[str, Any]) -> tuple[Base, list[Any], list[Encoded], TrainConfig, list[list[Encoded]]]:
     """The same for WARM + steps + 1 steps, and their batches: the start of the last one ends the clock."""
-    from distill.train import batches
+    from distill.encode import batches
 
     steps = WARM + job["steps"] + 1
     base, found, rows, config = material(job, steps * job["batch_size"] / 100)
@@ -121,7 +123,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             yield batch
 
     result: dict[str, Any] = {}
-    train.batches = stamped
+    train.batches = stamped  # type: ignore[attr-defined]
     if job["arm"] == "split":
         watch(parts)
     with tempfile.TemporaryDirectory() as folder:
@@ -136,8 +138,8 @@ def trl(job: dict[str, Any]) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
     from transformers import TrainerCallback
 
+    from distill.config import rate
     from distill.memory import keep_freed_memory
-    from distill.train import rate
     from router.engine.base import load_model, load_tokenizer
 
     peer: Any = import_module("trl")

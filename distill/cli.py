@@ -94,7 +94,7 @@ def train(
 
     On examples from its own solver, or on --data; DOMAIN:VARIANT names a variant.
     OUT becomes a standard PEFT adapter folder with a card, which `router register OUT` adds. Stop with Ctrl-C
-    and run the same command again to go on. Settings not given are those of distill.train.TrainConfig.
+    and run the same command again to go on. Settings not given are those of distill.config.TrainConfig.
     """
     from router.engine.base import find_base
     from router.engine.engine import Engine
@@ -218,7 +218,7 @@ def examples(
 
 
 def _teacher(spec: str, domain: Domain, out: Path, budget: float, batches: bool) -> Teacher:
-    from .teacher import open_teacher
+    from .teachers import open_teacher
 
     notice(spec)
     return open_teacher(spec, domain, f"distill {out.resolve()}", budget, batches)

@@ -19,7 +19,8 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .guard import Check, risen
 
 if TYPE_CHECKING:
-    from .train import Encoded, TrainConfig
+    from .config import TrainConfig
+    from .encode import Encoded
 
 SAVE_EVERY = 60.0  # seconds between checkpoints
 RETRIES = 2  # times that a collapsed run goes back and on with half the rate

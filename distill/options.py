@@ -10,7 +10,7 @@ import click
 from router.commands import PRECISION_OPTION
 
 if TYPE_CHECKING:
-    from .train import TrainConfig
+    from .config import TrainConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,7 +83,7 @@ TEACHER = _options(
 
 def config_of(given: Mapping[str, Any]) -> TrainConfig:
     """The hyperparameters given on the command line, over the usual ones."""
-    from .train import TrainConfig
+    from .config import TrainConfig
 
     chosen = {name: value for name, value in given.items() if value is not None}
     if "targets" in chosen:

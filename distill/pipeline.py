@@ -32,7 +32,8 @@ from .plan import ABLATIONS, GROWS, Job, Plan
 from .solve import Attempt, most_tokens, prompts, solve, system_prompt
 from .stages import Run
 from .strategy import BATCH, STRATEGY_CHARACTERS, STRATEGY_TOKENS, Learnt, learn
-from .teacher import Prompt, Teacher, open_teacher
+from .teacher import Prompt, Teacher
+from .teachers import open_teacher
 from .trainings import side_by_side, train_job
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from specialists.errors import BadInput
 
-from .train import TrainConfig
+from .config import TrainConfig
 
 ABLATIONS = ("answers-only", "no-strategy", "strategy-prompt", "nonsense-prompt")
 GROWS = ("ablations", "curve", "sizes")  # what a run may be given more of later

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -21,89 +20,14 @@ from specialists.paths import write_atomic
 
 from .autograd import completion_loss, use_attention
 from .checkpoint import NAME as CHECKPOINT
+from .config import TrainConfig, rate
+from .encode import Encoded, batches, encode
 from .example import Example, balance
 from .frozen import Head, PlainHead, chosen, freeze
 from .guard import Check
 from .loop import Loop
-from .lora import ALL_LINEAR, attach, load_peft, save_peft
+from .lora import attach, load_peft, save_peft
 from .memory import keep_freed_memory
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Hyperparameters.
-
-    All linear layers, and a rate about ten times that of full fine-tuning, follow Schulman et al., "LoRA Without
-    Regret" (2025), whose rule gives 5.3e-4 for a Qwen of 0.5B; A and B start as in PEFT (Hu et al. 2021). One example a
-    step and eight passes over a hundred are what docs/training.md measured. Rank 8 is the largest that
-    stays under 9 MB. The seed orders the examples and draws A. Passing over what is known is Selective-Backprop (Jiang
-    et al. 2019, arXiv:1910.00762) with a fixed bar: it spares the backward pass, and no learning where there is none.
-    """
-
-    rank: int = 8
-    alpha: float = 16
-    targets: tuple[str, ...] = field(default=ALL_LINEAR)
-    lr: float = 5e-4
-    epochs: float = 8
-    batch_size: int = 1
-    warmup: float = 0.1  # share of all steps
-    clip: float = 1.0
-    dropout: float = 0.0  # share of a layer's inputs hidden from the update in a step
-    known: float = 1.0  # probability of every token from which a batch is only read and not learnt from
-    seed: int = 0
-    max_tokens: int = 4096
-    precision: str = "auto"  # of the frozen weights: auto, bf16 or int8; see frozen.chosen
-    check_every: int = 0  # steps between two checks on dev items; 0: only one, at the end
-    patience: int = 0  # checks without a better one after which training stops; 0: never
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of prompt and completion in one row; the loss is on ids[prompt:]."""
-
-    ids: tuple[int, ...]
-    prompt: int
-
-
-def encode(tokenizer: Any, example: Example, max_tokens: int) -> Encoded:
-    """Render with the chat template exactly as serving does, append the end of turn, and test the mask.
-
-    Raises BadInput when the example is longer than max_tokens (nothing is ever cut), or when what carries loss is
-    not exactly the completion and its end of turn.
-    """
-    prompt = tokenizer.apply_chat_template(example.messages, tokenize=False, add_generation_prompt=True)
-    prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
-    ids = (
-        prompt_ids
-        + tokenizer(example.completion, add_special_tokens=False).input_ids
-        + [tokenizer.eos_token_id]
-    )
-    if len(ids) > max_tokens:
-        raise BadInput(
-            f"An example has {len(ids)} tokens, more than {max_tokens}; raise --max-tokens or drop it: {example.key!r}."
-        )
-    learnt = tokenizer.decode(ids[len(prompt_ids) :], skip_special_tokens=False)
-    if learnt != example.completion + tokenizer.eos_token:
-        raise BadInput(
-            f"The loss mask does not cover exactly the completion of {example.key!r}: it covers {learnt!r}."
-        )
-    return Encoded(tuple(ids), len(prompt_ids))
-
-
-def batches(encoded: Sequence[Encoded], config: TrainConfig) -> Iterator[list[Encoded]]:
-    """Batches of an endless stream of epochs; rows of like length go together, and the order is the seed's."""
-    epoch = 0
-    while True:
-        rng = Random(f"{config.seed}/{epoch}")
-        order = rng.sample(range(len(encoded)), len(encoded))
-        pool = config.batch_size * 16
-        groups = []
-        for at in range(0, len(order), pool):
-            near = sorted(order[at : at + pool], key=lambda i: len(encoded[i].ids))
-            groups += [near[j : j + config.batch_size] for j in range(0, len(near), config.batch_size)]
-        rng.shuffle(groups)
-        yield from ([encoded[i] for i in group] for group in groups)
-        epoch += 1
 
 
 def batch_loss(model: Any, rows: Sequence[Encoded], head: Head | None = None) -> tuple[Tensor, Tensor]:
@@ -125,12 +49,6 @@ def batch_loss(model: Any, rows: Sequence[Encoded], head: Head | None = None) ->
     head = head or PlainHead(model.lm_head.weight)
     loss, found = completion_loss(hidden[torch.tensor(places)], head, torch.tensor(targets))
     return loss / len(targets), found
-
-
-def rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, then linear to zero."""
-    warm = max(1, round(config.warmup * steps))
-    return config.lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
 
 
 def train(

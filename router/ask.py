@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, TypeVar
 from registry.store import Store, Version, verify
 
 from .answer import Answer, Status
+from .decision import AUTO, BASE, CLAUDE, Decision, checked
 from .prompting import Turns, ask_base, ask_specialist, read, turns
 from .remote import Server
 from .settings import setting
 
 if TYPE_CHECKING:
     from .claude import Claude
-    from .decision import Decision
     from .engine.engine import Engine
     from .engine.request import Request
     from .route import Entry, Router
-
-BASE, AUTO = "base", "auto"  # what `specialist` can be besides a name: no specialist, or the one that fits
-CLAUDE, NONE = "claude", "none"  # what `fallback` can be besides "base"
 
 T = TypeVar("T")
 
@@ -32,16 +29,12 @@ def clean(question: str) -> str:
 
     Raises BadInput when it is empty or too long, without loading anything.
     """
-    from .decision import checked
-
     text = question.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return checked(text.replace("\0", "").removeprefix("\ufeff"))
 
 
 def undecided(question: str, reason: str) -> Decision:
     """The decision on what is not a question."""
-    from .decision import Decision
-
     return Decision(question, None, None, None, None, None, (), reason)
 
 
@@ -135,8 +128,6 @@ class Asker:
 
     def decide(self, questions: Sequence[str]) -> list[Decision]:
         """Who answers each question. Raises BadInput for a question that `clean` refuses."""
-        from .decision import Decision
-
         texts = [clean(question) for question in questions]
         if not self.routed:
             card = self._forced.card if self._forced else None

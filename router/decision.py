@@ -7,6 +7,8 @@ from typing import Any
 
 from specialists.errors import BadInput
 
+AUTO, BASE = "auto", "base"  # who answers, besides a name: the specialist that fits, or none
+CLAUDE, NONE = "claude", "none"  # where no specialist fits, besides the base
 MAX_CHARACTERS = 8000  # some 2,000 tokens of English, ten windows of the encoder: far beyond any question
 
 

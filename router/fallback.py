@@ -11,8 +11,8 @@ from specialists.errors import BadInput
 from specialists.prompts import PROMPTS
 
 from .answer import Answer, Status
-from .ask import CLAUDE
 from .claude import BUDGET, Claude
+from .decision import CLAUDE
 from .ledger import OverBudget, Usage
 from .settings import setting
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from router.engine.base import Base
     from router.engine.engine import Engine
 
+    from ..config import TrainConfig
     from ..example import Example
-    from ..train import TrainConfig
 
 OWN = "scheduling:half-hour"  # what ours is trained on, unless told
 DOMAIN = load("scheduling:seeds")
@@ -72,7 +72,7 @@ ARMS = (
 
 def their_config() -> TrainConfig:
     """Rank 8 on q and v, 2e-4 falling linearly without warm-up, 3 epochs, 8 examples a step (there 2 x 4)."""
-    from ..train import TrainConfig
+    from ..config import TrainConfig
 
     return TrainConfig(
         rank=8,
@@ -136,7 +136,7 @@ class Study:
         ours: TrainConfig | None = None,
         progress: bool = False,
     ) -> None:
-        from ..train import TrainConfig
+        from ..config import TrainConfig
 
         self.out, self.base, self.n, self.own, self.progress = out, base, n, own, progress
         self.configs = {

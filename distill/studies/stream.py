@@ -17,7 +17,7 @@ from specialists.scheduling import item
 from specialists.scheduling.problems import Problem, answer, clock
 
 if TYPE_CHECKING:
-    from ..train import Encoded
+    from ..encode import Encoded
 
 TEACHER, EXAMPLES, TEST = 42, 999, 123  # seeds: the teacher's problems, the student's examples, the test
 LEVELS = {"easy": (2, 2, 3), "medium": (3, 4, 3), "hard": (4, 6, 4)}  # meetings from, to; rooms from 2 to
@@ -89,7 +89,7 @@ def rows(tokenizer: Any, problems: Sequence[Problem], long: bool) -> tuple[list[
 
     Plain text and the bare answer: no template, no steps, no end token, and loss on every token but the first.
     """
-    from ..train import Encoded
+    from ..encode import Encoded
 
     found, lost = [], 0
     for problem in problems:

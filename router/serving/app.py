@@ -19,7 +19,7 @@ from starlette.routing import Route
 from registry.store import Version
 from specialists.errors import BadInput, RouterError
 
-from ..ask import AUTO, BASE, CLAUDE
+from ..decision import AUTO, BASE, CLAUDE
 from .assets import assets
 from .chat import Chat, decision_json, headers_of
 from .desk import Desk, NotFound

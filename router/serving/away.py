@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..answer import Answer, Status
-from ..ask import CLAUDE, later
+from ..ask import later
+from ..decision import CLAUDE
 from ..engine.loop import Late
 from ..engine.request import Generation
 from ..engine.scheduler import Busy

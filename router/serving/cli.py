@@ -185,7 +185,7 @@ def allow_connections() -> None:
 
 
 def _away(fallback: str, model: str | None, budget: float | None, port: int, queue: int) -> Away | None:
-    from ..ask import CLAUDE
+    from ..decision import CLAUDE
     from ..fallback import open_claude
 
     if fallback != CLAUDE:

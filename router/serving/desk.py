@@ -16,8 +16,8 @@ from registry.store import Store, Version
 from specialists.errors import BadInput, Damaged, RouterError, Unavailable
 
 from ..answer import Answer, Status
-from ..ask import AUTO, BASE, CLAUDE, NONE, clean
-from ..decision import Decision
+from ..ask import clean
+from ..decision import AUTO, BASE, CLAUDE, NONE, Decision
 from ..engine.request import Generation, Request
 from ..engine.threads import at_most, release
 from ..prompting import ask_base, ask_specialist, read

@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ..answer import Answer
-from ..ask import BASE, CLAUDE
+from ..decision import BASE, CLAUDE
 from ..engine.request import Generation
 from ..ledger import Usage, cheapest, dollars, prices
 from .backend import Load

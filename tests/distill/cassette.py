@@ -70,7 +70,7 @@ def load_into_home(path: Path) -> str:
 
 def record(path: Path) -> None:
     """Play the run with the real base and write everything it was asked."""
-    from distill.teacher import Local
+    from distill.teachers import Local
     from router.ask import open_engine
 
     with tempfile.TemporaryDirectory() as place:

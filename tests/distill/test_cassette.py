@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from distill.solve import solve
-from distill.teacher import Local, Prompt
+from distill.teacher import Prompt
+from distill.teachers import Local
 from router.ledger import Ledger
 from specialists.domain import items, load
 

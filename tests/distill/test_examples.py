@@ -21,7 +21,8 @@ from distill.examples import (
     tasks,
     write_jsonl,
 )
-from distill.teacher import Reply, Solver
+from distill.teacher import Reply
+from distill.teachers import Solver
 from specialists.domain import Domain, Task, items, load, split_of
 from specialists.errors import BadInput, Damaged
 from specialists.steps import wrong_step

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.checkpoint import load_checkpoint
+from distill.config import TrainConfig
+from distill.encode import Encoded
 from distill.guard import Check, entropy, repeats, risen, symptom
 from distill.loop import Loop
-from distill.train import Encoded, TrainConfig
 from specialists.domain import items, load
 from specialists.errors import Damaged
 from specialists.parsers import PARSERS

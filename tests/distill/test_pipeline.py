@@ -12,11 +12,11 @@ import pytest
 from click.testing import Result as Done
 
 from distill import pipeline as module
+from distill.config import TrainConfig
 from distill.examples import read_jsonl
 from distill.pipeline import Pipeline
 from distill.plan import ABLATIONS, Plan
 from distill.solve import system_prompt
-from distill.train import TrainConfig
 from registry.card import Card
 from registry.register import register
 from registry.store import Store

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from distill.config import TrainConfig
 from distill.studies import seeds, stream
 from distill.studies.cli import seeds_command
 from distill.studies.page import page
-from distill.train import TrainConfig, batch_loss
+from distill.train import batch_loss
 from registry.measures import Outcome
 from router.engine.base import find_base, load_model, load_tokenizer
 from specialists.domain import Task, Verdict, load

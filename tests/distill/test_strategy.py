@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from distill.journal import MOST_NOTES, Journal, Note, read_json
 from distill.solve import solve, system_prompt
 from distill.strategy import Learnt, Version, consider, judge, learn
-from distill.teacher import Reply, Solver
+from distill.teacher import Reply
+from distill.teachers import Solver
 from specialists.domain import Domain, Verdict, items, load, method
 from specialists.errors import BadInput, Damaged
 

@@ -9,8 +9,9 @@ import pytest
 
 from distill import teacher_url
 from distill.solve import most_tokens, prompts, solve
-from distill.teacher import ClaudeTeacher, Local, Prompt, Solver, open_teacher
+from distill.teacher import Prompt
 from distill.teacher_url import Url
+from distill.teachers import ClaudeTeacher, Local, Solver, open_teacher
 from router.engine.base import find_base
 from router.engine.engine import Engine
 from router.ledger import Ledger

@@ -16,11 +16,13 @@ from distill import train as module
 from distill.autograd import BLOCK, attention, completion_loss, use_attention
 from distill.checkpoint import load_checkpoint
 from distill.choose import covering, steps_of
+from distill.config import TrainConfig
+from distill.encode import encode
 from distill.example import Example, balance
 from distill.examples import examples, held_out
 from distill.frozen import PlainHead
 from distill.lora import LoraLinear
-from distill.train import TrainConfig, batch_loss, encode, train
+from distill.train import batch_loss, train
 from registry.adapter import WEIGHTS, check
 from router.engine.base import Base, find_base, load_model, load_tokenizer
 from router.engine.precision import can_multiply
