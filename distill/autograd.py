@@ -13,7 +13,7 @@ from torch import Tensor
 
 from router.engine.qwen2 import is_plain
 
-from .frozen import Head, Product
+from .frozen import FrozenWeights, Head
 
 BLOCK = 128  # queries attended to at once: a causal block looks at no key after it
 
@@ -22,7 +22,7 @@ class _Lora(torch.autograd.Function):
     """y = x W' + b + s (x A') B', with one pass over y and nothing kept but x and x A'."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: Product, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, frozen: FrozenWeights, a: Tensor, b: Tensor, scale: float) -> Tensor:
         low = x @ a.to(x.dtype).t()
         y = frozen(x)
         y.addmm_(low, b.to(x.dtype).t(), alpha=scale)
@@ -44,7 +44,7 @@ class _Lora(torch.autograd.Function):
         return grad_x, None, grad_a, grad_b, None
 
 
-def lora(x: Tensor, frozen: Product, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def lora(x: Tensor, frozen: FrozenWeights, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """x [n, in] through a frozen layer plus scale * x A' B'; A [rank, in] and B [out, rank] are trained."""
     y: Tensor = _Lora.apply(x, frozen, a, b, scale)  # type: ignore[no-untyped-call]
     return y
@@ -54,7 +54,7 @@ class _Fixed(torch.autograd.Function):
     """y = x W' + b, of which only x needs a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: Product) -> Tensor:
+    def forward(ctx: Any, x: Tensor, frozen: FrozenWeights) -> Tensor:
         ctx.frozen = frozen
         return frozen(x)
 
@@ -63,7 +63,7 @@ class _Fixed(torch.autograd.Function):
         return ctx.frozen.back(grads[0]), None
 
 
-def fixed(x: Tensor, frozen: Product) -> Tensor:
+def fixed(x: Tensor, frozen: FrozenWeights) -> Tensor:
     """x [n, in] through a frozen layer."""
     y: Tensor = _Fixed.apply(x, frozen)  # type: ignore[no-untyped-call]
     return y

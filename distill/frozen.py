@@ -16,8 +16,7 @@ from torch.nn.functional import linear
 
 from router.engine.packed import can_pack, multiply, pack
 from router.engine.precision import resolve
-from router.engine.products import Product as Weights
-from router.engine.products import eight_bits, int8
+from router.engine.products import Product, eight_bits, int8
 
 PACKED_FOR = 512  # rows that packed weights are laid out for
 ROWS = 256  # rows of logits made at once: 75 MB in bf16 for Qwen's vocabulary
@@ -36,7 +35,7 @@ def chosen(precision: str) -> str:
     return resolve(precision, torch.bfloat16, torch.device("cpu"))
 
 
-class Product(Protocol):
+class FrozenWeights(Protocol):
     """y = x W' + b for a frozen weight [out, in], and what its backward needs."""
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -109,7 +108,7 @@ class Frozen8:
         return self._back(g)
 
 
-def _int8(weight: Tensor, bias: Tensor | None = None) -> Weights:
+def _int8(weight: Tensor, bias: Tensor | None = None) -> Product:
     short, scale = eight_bits(weight.detach().contiguous())
     return int8([short], [scale], None if bias is None else bias.detach())
 

@@ -16,7 +16,7 @@ from router.engine.base import Base
 from specialists.errors import Damaged
 
 from .autograd import fixed, lora
-from .frozen import Frozen, Frozen8, Product
+from .frozen import Frozen, Frozen8, FrozenWeights
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -66,7 +66,7 @@ class FrozenLinear(nn.Module):
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def _frozen(base: nn.Linear, precision: str) -> Product:
+def _frozen(base: nn.Linear, precision: str) -> FrozenWeights:
     return (Frozen8 if precision == "int8" else Frozen)(base.weight, base.bias)
 
 

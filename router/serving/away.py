@@ -85,9 +85,9 @@ class Away:
         begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(deadline):
+                call = partial(ask_claude, self._today(), decision, conversation, max_tokens)
                 await self._slots.acquire()
                 waited = asyncio.get_running_loop().time() - begun
-                call = partial(ask_claude, self._today(), decision, conversation, max_tokens)
                 future = asyncio.wrap_future(later(call))
                 future.add_done_callback(self._done)
                 answer, usage = await asyncio.shield(future)
