@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,27 @@ class Served:
         return [json.loads(line) for line in self.said if line.startswith("{")]
 
 
+Begin = Callable[..., Served]
+
+
 @pytest.fixture
-def served(tiny_base: Path) -> Iterator[Served]:
-    one = Served("--base", str(tiny_base), "--fallback", "base")
+def begin() -> Iterator[Begin]:
+    """Start servers, which have ended when the test has."""
+    started: list[Served] = []
+
+    def one(*args: str) -> Served:
+        started.append(Served(*args))
+        return started[-1]
+
     yield one
-    if one.process.poll() is None:
-        one.process.kill()
+    for served in started:
+        if served.process.poll() is None:
+            served.process.kill()
+
+
+@pytest.fixture
+def served(begin: Begin, tiny_base: Path) -> Served:
+    return begin("--base", str(tiny_base), "--fallback", "base")
 
 
 def test_it_drains_when_told_to_end(served: Served, tmp_path: Path) -> None:
@@ -101,41 +116,39 @@ def test_a_second_interrupt_ends_it_at_once(served: Served) -> None:
     assert "Traceback" not in "".join(served.said)
 
 
-def test_claude_is_asked_until_the_end_and_holds_nobody_up(
-    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("ends", "code"), [([signal.SIGTERM], 0), ([signal.SIGINT, signal.SIGINT], 130)])
+def test_claude_is_waited_for_unless_it_is_told_twice(
+    ends: list[int], code: int, begin: Begin, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[int] = []
     with MessagesServer() as api:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
-        for name, ends, code in (("Lovelace", [signal.SIGTERM], 0), ("Byron", [signal.SIGINT] * 2, 130)):
-            question = {"messages": [{"role": "user", "content": f"Who was Ada {name}?"}]}
-            api.requests.clear()
-            api.say("A mathematician.", delay=2.0)
-            served = Served("--base", str(tiny_base), "--fallback", "claude", "--budget", "0.5")
-            url = f"{served.url}/v1/chat/completions"
-            assert "goes to claude-haiku-5-5, for at most $0.50 a day" in "".join(served.said)
-            asking = threading.Thread(
-                target=lambda url=url, question=question: found.append(sent(url, question))
-            )
-            asking.start()
-            until(lambda: api.requests)
-            begun = time.monotonic()
-            for one in ends[:-1]:
-                served.process.send_signal(one)
-                time.sleep(0.3)
-            assert served.end(ends[-1]) == code
-            took = time.monotonic() - begun
-            assert took < 1.5 if code else took > 1
-            asking.join(10)
-            assert "Traceback" not in "".join(served.said)
-    assert found[0] == 200 and found[1] in (0, 500)  # who is cut off gets no answer
-    (charge,) = Ledger().charges()[0]
-    assert charge.run.startswith("serve 0 ")
+        api.say("A mathematician.", delay=2.0)
+        served = begin("--base", str(tiny_base), "--fallback", "claude", "--budget", "0.5")
+        assert "goes to claude-haiku-5-5, for at most $0.50 a day" in "".join(served.said)
+        found: list[int] = []
+        asking = threading.Thread(target=lambda: found.append(status(f"{served.url}/v1/chat/completions")))
+        asking.start()
+        until(lambda: api.requests)
+        begun = time.monotonic()
+        for one in ends[:-1]:
+            served.process.send_signal(one)
+            time.sleep(0.3)
+        assert served.end(ends[-1]) == code
+        took = time.monotonic() - begun
+        asking.join(10)
+    assert "Traceback" not in "".join(served.said)
+    charges = Ledger().charges()[0]
+    if code:
+        assert took < 1.5 and found[0] != 200
+    else:
+        assert took > 1 and found[0] == 200
+        assert [charge.run.rpartition(" ")[0] for charge in charges] == ["serve 0"]
 
 
-def sent(url: str, body: Any) -> int:
-    """The status of an answer, 0 for none."""
+def status(url: str) -> int:
+    """The status of an answer to a question that fits nobody, 0 for none."""
+    body = {"messages": [{"role": "user", "content": "Who was Ada Lovelace?"}]}
     try:
         return httpx2.post(url, json=body, timeout=20).status_code
     except httpx2.HTTPError:
