@@ -20,10 +20,12 @@ from .loop import Cancelled, Loop, Outside, Parts
 from .lora import products, shapes, wrap
 from .mixer import Mixer, gather
 from .model import open_model
+from .one_call import in_one_call
 from .pace import Pace
 from .packed import can_pack
 from .precision import resolve, round_weights
 from .prefix import PREFIX_BYTES, PrefixCache
+from .qwen2 import Qwen2
 from .request import Generation, Request
 from .residency import ADAPTER_BYTES, Residency
 from .stream import Stream
@@ -68,6 +70,8 @@ class Engine:
         every = products(self.layers)
         rounded = self.precision != "bf16" and kernels is not None and kernels.multiplies
         kept = torch.int8 if rounded else self.model.dtype
+        if rounded and kernels and isinstance(self.model, Qwen2):
+            in_one_call(self.model, kernels)
         way = gather(every, kernels, kept, self.device)
         self.residency = Residency(shapes(self.layers), kept, way.place, adapter_bytes)
         self.prefixes = PrefixCache(prefix_bytes)

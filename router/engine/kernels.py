@@ -16,7 +16,7 @@ from contextlib import suppress
 from ctypes import c_float, c_int, c_int32, c_long, c_void_p
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -62,10 +62,10 @@ class Kernels:
         self.name = path.stem  # of its sources, the processor and the compiler's options
         p, i, n, f = c_void_p, c_int, c_long, c_float
 
-        def function(name: str, *arguments: type) -> Callable[..., None]:
+        def function(name: str, *arguments: type, gives: type | None = None) -> Callable[..., Any]:
             found = getattr(library, name)
-            found.argtypes, found.restype = arguments, None
-            return cast("Callable[..., None]", found)
+            found.argtypes, found.restype = arguments, gives
+            return cast("Callable[..., Any]", found)
 
         self._add = function("add_lora", p, i, p, i, n, n, n, p, i, i, p)
         self._place = function("place_part", p, i, p, i, f, n, n, n, n, i, p, p)
@@ -81,6 +81,8 @@ class Kernels:
             self._place_eight = function("place_eight_bits", p, i, p, i, f, n, n, n, n, p, p, p, p)
             self._add_eight = function("add_lora_eight_bits", p, p, i, n, n, n, p, i, i, p, p)
             self._pack_four = function("pack_four_bits", p, p, p, n, n, p)
+            self.layer = function("layer", p, p, p, p, p, p)
+            self.layer_bytes = function("layer_bytes", p, p, gives=n)
             self._multiply_four = function("multiply_four_bits", p, p, i, n, n, n, p, p, p)
 
     def add_lora(self, y: Tensor, x: Tensor, batch: Batch, first: int, parts: int, low: Tensor) -> None:

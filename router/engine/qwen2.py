@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from .cache import Cache, Layer
 from .kernels import OUT, WIDEST, kernels_for
 
+Whole = Callable[[Tensor, tuple[Tensor, Tensor], Tensor | None, Layer], Tensor | None]
 FEW = 16  # positions of a row up to which the query heads that share a key head are so many questions to it
 
 
@@ -139,18 +140,25 @@ class _Mlp(nn.Module):
         return out
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """A decoder layer: attention and the feed-forward layers, each after a norm and added to what comes in."""
+
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.self_attn = _Attention(config)
         self.mlp = _Mlp(config["hidden_size"], config["intermediate_size"])
         self.input_layernorm = _Norm(config["hidden_size"], config["rms_norm_eps"])
         self.post_attention_layernorm = _Norm(config["hidden_size"], config["rms_norm_eps"])
+        self.whole: Whole | None = None  # what computes it in one call, where it can (one_call.py)
 
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer, last: bool = False
     ) -> Tensor:
         """last: only the last position goes on from here, though all are kept in the layer's cache."""
+        if self.whole and (not last or x.shape[1] == 1):
+            found = self.whole(x, turn, mask, layer)
+            if found is not None:
+                return found
         mixed = self.self_attn(self.input_layernorm(x), turn, mask, layer, last)
         x = (x[:, -1:] if last else x) + mixed
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
@@ -161,7 +169,7 @@ class _Stack(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.embed_tokens = _Embedding(config["vocab_size"], config["hidden_size"])
-        self.layers = nn.ModuleList(_Block(config) for _ in range(config["num_hidden_layers"]))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config["num_hidden_layers"]))
         self.norm = _Norm(config["hidden_size"], config["rms_norm_eps"])
 
 
