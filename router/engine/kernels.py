@@ -81,7 +81,7 @@ class Kernels:
             self._place_eight = function("place_eight_bits", p, i, p, i, f, n, n, n, n, p, p, p, p)
             self._add_eight = function("add_lora_eight_bits", p, p, i, n, n, n, p, i, i, p, p)
             self._pack_four = function("pack_four_bits", p, p, p, n, n, p)
-            self.layer = function("layer", p, p, p, p, p, p)
+            self.layer = function("layer", p, p, i, p, p, p, p, p)
             self.layer_bytes = function("layer_bytes", p, p, gives=n)
             self._multiply_four = function("multiply_four_bits", p, p, i, n, n, n, p, p, p)
 

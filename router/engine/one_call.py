@@ -96,9 +96,9 @@ class OneCall:
     def __call__(
         self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, layer: Layer
     ) -> Tensor | None:
-        """x [rows, time, width], which is written over, as the block's forward makes it; None where it has to."""
+        """What the block's forward makes of x [rows, time, width], which may be written over; None where it has to."""
         rows, time, _ = x.shape
-        if x.dtype != torch.float32 or rows * time > MOST or (time > 1 and not self._many):
+        if rows * time > MOST or (time > 1 and not self._many):
             return None
         batch, floats = self._additions(rows * time)
         if batch is None and floats:
@@ -117,8 +117,10 @@ class OneCall:
         at = ctypes.byref(self._layer), ctypes.byref(now)
         room = self._room.of(self._bytes(*at))
         by = None if batch is None else ctypes.byref(batch)
-        self._call(x.data_ptr(), *at, by, self._low.of(4 * floats), room)
-        return x
+        x, half = x.contiguous(), x.dtype == torch.bfloat16
+        y = torch.empty(x.shape) if half else x
+        self._call(y.data_ptr(), x.data_ptr(), half, *at, by, self._low.of(4 * floats), room)
+        return y
 
     def _additions(self, rows: int) -> tuple[Batch | None, int]:
         """The batch whose adapters add to the products, told to them, and the floats it needs; (None, 0) for none.

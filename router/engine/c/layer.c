@@ -90,20 +90,22 @@ static void product(float *y, const void *x, int half, long rows, const product_
     if (by->parts) add_lora_eight_bits(y, x, half, rows, by->in, by->out, batch, by->first, by->parts, scratch, low);
 }
 
-static void add(float *x, const float *more, long count) {
+/* y = x + more, for a count that is a multiple of 16. */
+static void add(float *y, const void *x, int half, const float *more, long count) {
 #pragma omp parallel for schedule(static) if (count > 1 << 14)
-    for (long i = 0; i < count; i++) x[i] += more[i];
+    for (long i = 0; i < count; i += LANES) store(y, i, 0, load(x, i, half) + load(more, i, 0));
 }
 
-/* x [rows * time, width] in float32 becomes what the layer makes of it. scratch: layer_bytes; low: as add_lora_eight_bits
-   needs, for the product with the most parts. */
-void layer(float *x, const layer_t *layer, const turn_t *now, const batch_t *batch, char *low, char *scratch) {
+/* y [rows * time, width]: what the layer makes of x, of the same shape, bf16 with half, else float32; they may be the same.
+   scratch: layer_bytes; low: as add_lora_eight_bits needs, for the product with the most parts. */
+void layer(float *y, const void *x, int half, const layer_t *layer, const turn_t *now, const batch_t *batch, char *low,
+           char *scratch) {
     const long rows = now->rows * now->time, width = layer->qkv.in, size = layer->size, shared = layer->heads / layer->groups;
     const long new = (now->positions - now->time) * size * bytes_of(now->kept);
     work_t work;
     carve(layer, now, scratch, &work);
-    normalise(work.normal, x, 0, rows, width, layer->before, layer->half, layer->eps);
-    product(work.wide, work.normal, 0, rows, &layer->qkv, work.bytes, batch, low);
+    normalise(work.normal, x, half, rows, width, layer->before, layer->half, layer->eps);
+    product(work.wide, work.normal, half && layer->half, rows, &layer->qkv, work.bytes, batch, low);
     turn(work.q, (char *)now->k + new, (char *)now->v + new, now->kept, work.wide, 0, now->cosines, now->sines, now->rows,
          now->time, layer->heads, layer->groups, size, now->row, now->group);
     if (now->time == 1)
@@ -113,12 +115,12 @@ void layer(float *x, const layer_t *layer, const turn_t *now, const batch_t *bat
         attend_many(work.mixed, work.q, now->k, now->v, now->kept, now->seen, now->rows, now->time, layer->groups, shared,
                     now->positions, size, now->row, now->group, layer->scale, work.scores);
     product(work.normal, work.mixed, now->kept, rows, &layer->out, work.bytes, batch, low);
-    add(x, work.normal, rows * width);
-    normalise(work.normal, x, 0, rows, width, layer->between, layer->half, layer->eps);
+    add(y, x, half, work.normal, rows * width);
+    normalise(work.normal, y, 0, rows, width, layer->between, layer->half, layer->eps);
     product(work.wide, work.normal, 0, rows, &layer->gate_up, work.bytes, batch, low);
     gated(work.mixed, work.wide, 0, rows, layer->down.in);
     product(work.normal, work.mixed, 0, rows, &layer->down, work.bytes, batch, low);
-    add(x, work.normal, rows * width);
+    add(y, y, 0, work.normal, rows * width);
 }
 
 #endif
