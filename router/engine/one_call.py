@@ -100,9 +100,9 @@ class OneCall:
         rows, time, _ = x.shape
         if rows * time > MOST or (time > 1 and not self._many):
             return None
-        batch, floats = self._additions(rows * time)
-        if batch is None and floats:
+        if (added := self._additions(rows * time)) is None:
             return None
+        batch, floats = added
         cos, sin = turn
         groups, size = self._layer.groups, self._layer.size
         layer.extended((rows, groups, time, size), cos)
@@ -122,10 +122,10 @@ class OneCall:
         self._call(y.data_ptr(), x.data_ptr(), half, *at, by, self._low.of(4 * floats), room)
         return y
 
-    def _additions(self, rows: int) -> tuple[Batch | None, int]:
-        """The batch whose adapters add to the products, told to them, and the floats it needs; (None, 0) for none.
+    def _additions(self, rows: int) -> tuple[Batch | None, int] | None:
+        """The batch whose adapters add to the products, which are told, if there is one, and the floats it needs.
 
-        (None, 1) where they are added in another way.
+        None where they are added in another way.
         """
         batch, floats = None, 0
         for product, mixed in zip(self._products, self._mixed, strict=True):
@@ -134,7 +134,7 @@ class OneCall:
             if addition is None:
                 continue
             if not isinstance(addition, InPlace) or STORED[addition.mix.batch.kind] != torch.int8:
-                return None, 1
+                return None
             batch = addition.mix.batch
             product.first, product.parts = addition.first, addition.parts
             floats = max(floats, rows * addition.parts * low_floats(batch.ranks))
