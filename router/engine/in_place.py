@@ -7,7 +7,7 @@ The compiled loops read each adapter of a batch once for all of its rows, where 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .kernels import OUT, STORED, Batch, Kernels, low_floats
 from .lora import Addition, MixedLinear, Weights
-from .memory import large
+from .memory import Scratch, large
 from .products import Int8Compiled, Product
 
 ALIGNED = 64  # bytes between one tensor's beginning and the next's, or a multiple
@@ -36,25 +36,12 @@ class Placed:
     bytes: int  # of its numbers, without what lies between them
 
 
-@dataclass
-class _Scratch:
-    """Floats that every product of one engine may write to while it is multiplied."""
-
-    floats: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def of(self, count: int) -> Tensor:
-        """At least so many."""
-        if len(self.floats) < count:
-            self.floats = torch.empty(2 * count)
-        return self.floats
-
-
 @dataclass(frozen=True)
 class _Mix:
     """The rows of a batch by adapter, for all products alike."""
 
     kernels: Kernels
-    scratch: _Scratch
+    scratch: Scratch
     batch: Batch
     held: Sequence[object]  # what the batch points to
 
@@ -70,16 +57,17 @@ class InPlace(Addition):
     def add_to(self, y: Tensor, x: Tensor) -> None:
         """See Addition."""
         mix = self.mix
-        mix.kernels.add_lora(y, x.contiguous(), mix.batch, self.first, self.parts, self._scratch(x))
+        mix.kernels.add_lora(y, x.contiguous(), mix.batch, self.first, self.parts, self.low(len(x)))
 
     def added(self, product: Product, x: Tensor) -> Tensor:
         """See Addition; in one call where that is possible."""
         if not isinstance(product, Int8Compiled) or STORED[self.mix.batch.kind] != torch.int8:
             return super().added(product, x)
-        return product.with_adapters(x, self.mix.batch, self.first, self.parts, self._scratch(x))
+        return product.with_adapters(x, self.mix.batch, self.first, self.parts, self.low(len(x)))
 
-    def _scratch(self, x: Tensor) -> Tensor:
-        return self.mix.scratch.of(len(x) * self.parts * low_floats(self.mix.batch.ranks))
+    def low(self, rows: int) -> Tensor:
+        """What the loops write to for so many rows."""
+        return self.mix.scratch.of(4 * rows * self.parts * low_floats(self.mix.batch.ranks))
 
 
 class InPlaceAdapters:
@@ -89,7 +77,7 @@ class InPlaceAdapters:
         """kept: what adapters are cast to, or rounded with a scale for each rank: one of STORED."""
         self.products, self.kernels, self.kept = products, kernels, kept
         self._first = [0, *accumulate(len(product.names) for product in products)]
-        self._scratch = _Scratch()
+        self._scratch = Scratch()
 
     def place(self, weights: Weights) -> Placed:
         """See Gather."""

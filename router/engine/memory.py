@@ -1,4 +1,4 @@
-"""Memory in large pages, for weights that are read from end to end in every step.
+"""Memory in large pages, for weights that are read from end to end in every step; and memory that is used again.
 
 With pages of 4 KiB half a gigabyte has more addresses to look up than a processor remembers.
 """
@@ -26,3 +26,16 @@ def large(count: int) -> Tensor:
     if whole := count // PAGE * PAGE:
         memory.madvise(mmap.MADV_HUGEPAGE, begin, whole)
     return found[begin : begin + count]
+
+
+class Scratch:
+    """Bytes that every product or layer of one model may write to while it is computed."""
+
+    def __init__(self) -> None:
+        self._held = torch.empty(0, dtype=torch.uint8)
+
+    def of(self, count: int) -> Tensor:
+        """At least so many."""
+        if len(self._held) < count:
+            self._held = torch.empty(count + count // 4, dtype=torch.uint8)
+        return self._held

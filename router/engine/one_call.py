@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .cache import Layer
 from .in_place import InPlace
-from .kernels import LANES, OUT, STORED, WIDEST, Batch, Kernels, low_floats
+from .kernels import LANES, OUT, STORED, WIDEST, Batch, Kernels
 from .lora import MixedLinear
+from .memory import Scratch
 from .products import Int4Compiled, Int8Compiled
 from .qwen2 import Block, Qwen2
 
@@ -51,26 +52,13 @@ class _Turn(ctypes.Structure):
     )
 
 
-class Room:
-    """Memory that every layer of a model may write to while it is computed."""
-
-    def __init__(self) -> None:
-        self._held = torch.empty(0, dtype=torch.uint8)
-
-    def of(self, count: int) -> int:
-        """Where there are at least so many bytes."""
-        if len(self._held) < count:
-            self._held = torch.empty(count + count // 4, dtype=torch.uint8)
-        return self._held.data_ptr()
-
-
 class OneCall:
-    """Computes one block in place of its forward, to the same bits. low, room: shared by the blocks of a model."""
+    """Computes one block in place of its forward, to the same bits. room: shared by the blocks of a model."""
 
-    def __init__(self, block: Block, kernels: Kernels, low: Room, room: Room) -> None:
+    def __init__(self, block: Block, kernels: Kernels, room: Scratch) -> None:
         """Raises ValueError for a block that cannot be computed so."""
         attention, mlp = block.self_attn, block.mlp
-        self._low, self._room = low, room
+        self._room = room
         every = attention.qkv, attention.o_proj, mlp.gate_up, mlp.down_proj
         self._mixed = [mixed for mixed in every if isinstance(mixed, MixedLinear)]
         if len(self._mixed) < len(every):
@@ -102,7 +90,7 @@ class OneCall:
             return None
         if (added := self._additions(rows * time)) is None:
             return None
-        batch, floats = added
+        batch, low = added
         cos, sin = turn
         groups, size = self._layer.groups, self._layer.size
         layer.extended((rows, groups, time, size), cos)
@@ -115,19 +103,19 @@ class OneCall:
             keys.dtype == torch.bfloat16,
         )  # fmt: skip
         at = ctypes.byref(self._layer), ctypes.byref(now)
-        room = self._room.of(self._bytes(*at))
+        room = self._room.of(self._bytes(*at)).data_ptr()
         by = None if batch is None else ctypes.byref(batch)
         x, half = x.contiguous(), x.dtype == torch.bfloat16
         y = torch.empty(x.shape) if half else x
-        self._call(y.data_ptr(), x.data_ptr(), half, *at, by, self._low.of(4 * floats), room)
+        self._call(y.data_ptr(), x.data_ptr(), half, *at, by, low, room)
         return y
 
-    def _additions(self, rows: int) -> tuple[Batch | None, int] | None:
-        """The batch whose adapters add to the products, which are told, if there is one, and the floats it needs.
+    def _additions(self, rows: int) -> tuple[Batch | None, int | None] | None:
+        """The batch whose adapters add to the products, which are told, and where they write, if there is one.
 
         None where they are added in another way.
         """
-        batch, floats = None, 0
+        batch, low = None, None
         for product, mixed in zip(self._products, self._mixed, strict=True):
             addition = mixed.addition
             product.parts = 0
@@ -135,10 +123,10 @@ class OneCall:
                 continue
             if not isinstance(addition, InPlace) or STORED[addition.mix.batch.kind] != torch.int8:
                 return None
-            batch = addition.mix.batch
             product.first, product.parts = addition.first, addition.parts
-            floats = max(floats, rows * addition.parts * low_floats(batch.ranks))
-        return batch, floats
+            # One place for all, which only grows: where the last of them writes there is room for any.
+            batch, low = addition.mix.batch, addition.low(rows).data_ptr()
+        return batch, low
 
 
 def _product(mixed: MixedLinear) -> _Product:
@@ -155,10 +143,10 @@ def _product(mixed: MixedLinear) -> _Product:
 
 def in_one_call(model: Qwen2, kernels: Kernels) -> None:
     """Let the blocks of a model be computed so that can be."""
-    low, room = Room(), Room()
+    room = Scratch()
     for block in model.model.layers:
         assert isinstance(block, Block)
         try:
-            block.whole = OneCall(block, kernels, low, room)
+            block.whole = OneCall(block, kernels, room)
         except ValueError:
             block.whole = None

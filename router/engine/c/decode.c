@@ -1,6 +1,7 @@
 /* What is left of a step beside its products: norms, the gate of the feed-forward layers, and attention of one new position
    of each row to those before it (prompt.c has that of many). */
 
+#include "loops.h"
 #include "shares.h"
 
 #define WIDEST 8 /* vectors of a head */

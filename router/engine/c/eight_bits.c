@@ -5,6 +5,7 @@
    router.engine.products.Int8. */
 
 #include "eight_bits.h"
+#include "loops.h"
 
 #ifdef __AVX512VNNI__
 

@@ -1,5 +1,7 @@
 /* Rows and adapters in 8 bits: what products and what adapters add to them share. */
 
+#pragma once
+
 #include "lora.h"
 
 #ifdef __AVX512VNNI__

@@ -2,6 +2,7 @@
    for each of them. */
 
 #include "eight_bits.h"
+#include "loops.h"
 
 #ifdef __AVX512VNNI__
 

@@ -1,5 +1,7 @@
 /* The adapters of a batch, as the loops find them. */
 
+#pragma once
+
 #include "vectors.h"
 
 #define OUT 64 /* columns of a block of a product */

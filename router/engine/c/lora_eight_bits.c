@@ -2,6 +2,7 @@
    to 16 bits; sums are of integers, so that they are the same whoever else is in the batch. */
 
 #include "eight_bits.h"
+#include "loops.h"
 
 #ifdef __AVX512VNNI__
 

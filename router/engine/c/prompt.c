@@ -1,5 +1,6 @@
 /* Attention of many new positions of each row to those before them: two products in float32 and what is between them. */
 
+#include "loops.h"
 #include "shares.h"
 
 #define ROWS 6  /* of a tile: with 24 sums, 4 registers of what they share and one of their own */

@@ -1,5 +1,7 @@
 /* Scores of attention to shares. */
 
+#pragma once
+
 #include "vectors.h"
 
 typedef int32_t whole_t __attribute__((vector_size(64)));

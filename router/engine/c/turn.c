@@ -1,6 +1,6 @@
 /* Rotary position embedding of queries and keys, which torch does in a dozen calls, and where keys and values are kept. */
 
-#include "vectors.h"
+#include "loops.h"
 
 /* The halves of a head x [size], turned by cos and sin [size], of whose type the results are: in bf16 every operation is
    rounded. */

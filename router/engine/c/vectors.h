@@ -1,6 +1,8 @@
 /* Vectors of float32 that lie in memory as float32 or as bf16: kind 0 or 1. Vectors are GCC's own, so that the compiler picks
    instructions. */
 
+#pragma once
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

@@ -52,6 +52,13 @@ def test_a_backend_that_has_nothing_to_do_lends_its_thread_to_the_decision(start
     assert running.ask(COLOUR, model="base").json()["model"] == "base" and running.backend.lent == 1
 
 
+def test_who_was_unregistered_since_the_decision_does_not_answer(running: Any) -> None:
+    running.desk.versions = {}
+    found = running.ask(COLOUR).json()
+    assert found["model"] == "base" and found["router"]["specialist"] is None
+    assert found["router"]["reason"] == "colours fits, but was unregistered"
+
+
 def test_a_stream_begins_with_the_decision_and_ends_with_the_answer(client: OpenAI) -> None:
     chunks = list(
         client.chat.completions.create(
